@@ -1,0 +1,135 @@
+//! A record as JSON text: what reads, events and key lookups answer.
+//!
+//! ```text
+//! {"offset":17,"id":"3f0000010000000a","key":"o-17","value":…,"headers":{…},"time":"…Z"}
+//! ```
+//!
+//! A value is shown as what it was published as: JSON as it was written, text as a string, other
+//! bytes under `value_base64`, a tombstone as `"value":null,"tombstone":true`. `key` and `headers`
+//! are left out where there are none. A followed record says its `namespace` where a connection
+//! carries more than one.
+
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::ids::Offset;
+use crate::record::{Kind, Record};
+
+/// What becomes of line breaks between the tokens of a JSON value. There are none inside of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lines {
+    /// They stay: the value is to the byte what was published.
+    Keep,
+    /// They become spaces, so that the record is one line, as NDJSON needs.
+    Fold,
+}
+
+/// An append time as text, RFC 3339 in UTC.
+pub fn time_text(time_micros: i64) -> String {
+    match Timestamp::from_microsecond(time_micros) {
+        Ok(time) => time.to_string(),
+        Err(_) if time_micros < 0 => Timestamp::MIN.to_string(),
+        Err(_) => Timestamp::MAX.to_string(),
+    }
+}
+
+/// Appends a record as JSON. `time` is [`time_text`] of its frame, made once for all its records.
+///
+/// # Errors
+/// Only what `out` answers; a `Vec<u8>` takes everything.
+pub fn write_record(
+    out: &mut Vec<u8>,
+    record: &Record<'_>,
+    time: &str,
+    namespace: Option<&str>,
+    lines: Lines,
+) -> serde_json::Result<()> {
+    out.extend_from_slice(b"{");
+    if let Some(namespace) = namespace {
+        out.extend_from_slice(b"\"namespace\":");
+        serde_json::to_writer(&mut *out, namespace)?;
+        out.push(b',');
+    }
+    out.extend_from_slice(b"\"offset\":");
+    serde_json::to_writer(&mut *out, &record.offset)?;
+    out.extend_from_slice(b",\"id\":");
+    serde_json::to_writer(&mut *out, &format_args!("{}", record.id))?;
+    if let Some(key) = record.key {
+        out.extend_from_slice(b",\"key\":");
+        serde_json::to_writer(&mut *out, key)?;
+    }
+    write_value(out, record, lines)?;
+    if !record.headers.is_empty() {
+        let mut before = b",\"headers\":{".as_slice();
+        for (name, value) in record.headers {
+            out.extend_from_slice(before);
+            serde_json::to_writer(&mut *out, name)?;
+            out.push(b':');
+            serde_json::to_writer(&mut *out, value)?;
+            before = b",";
+        }
+        out.push(b'}');
+    }
+    out.extend_from_slice(b",\"time\":\"");
+    out.extend_from_slice(time.as_bytes());
+    out.extend_from_slice(b"\"}");
+    Ok(())
+}
+
+fn write_value(out: &mut Vec<u8>, record: &Record<'_>, lines: Lines) -> serde_json::Result<()> {
+    match (record.kind, std::str::from_utf8(record.value)) {
+        (Kind::Tombstone, _) => out.extend_from_slice(b",\"value\":null,\"tombstone\":true"),
+        (Kind::Json, Ok(_)) => {
+            out.extend_from_slice(b",\"value\":");
+            let begin = out.len();
+            out.extend_from_slice(record.value);
+            if lines == Lines::Fold {
+                out[begin..].iter_mut().filter(|b| matches!(b, b'\n' | b'\r')).for_each(|b| *b = b' ');
+            }
+        }
+        (Kind::Text, Ok(text)) => {
+            out.extend_from_slice(b",\"value\":");
+            serde_json::to_writer(&mut *out, text)?;
+        }
+        // Publishing lets no text or JSON in that is not UTF-8, so these are bytes.
+        (Kind::Bytes | Kind::Json | Kind::Text, _) => {
+            out.extend_from_slice(b",\"value_base64\":");
+            serde_json::to_writer(&mut *out, &STANDARD.encode(record.value))?;
+        }
+    }
+    Ok(())
+}
+
+/// A record as a client reads it from JSON.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RecordJson {
+    /// The namespace, where the connection carries more than one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// The record's place in its namespace.
+    pub offset: Offset,
+    /// Its object id, 16 hex digits.
+    pub id: String,
+    /// Its key, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The value, where it is JSON or text. `null` for a tombstone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<Box<RawValue>>,
+    /// The value, where it is other bytes, in base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_base64: Option<String>,
+    /// Whether the record deletes its key.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tombstone: bool,
+    /// Its headers.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// When it was appended, RFC 3339.
+    pub time: String,
+}

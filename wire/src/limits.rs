@@ -1,0 +1,69 @@
+//! Every limit of the format and the interface. All are checked before anything is allocated on
+//! the word of an input, and each is named in the error that it causes.
+
+/// Longest namespace name, bytes of UTF-8.
+pub const MAX_NAME_BYTES: usize = 255;
+
+/// Longest key, bytes of UTF-8.
+pub const MAX_KEY_BYTES: usize = 1024;
+
+/// Largest record, bytes: key, headers (as encoded) and value together.
+pub const MAX_RECORD_BYTES: usize = 1 << 20;
+
+/// Most headers a record may carry.
+pub const MAX_HEADERS: usize = 64;
+
+/// Largest set of headers, bytes: names and values together.
+pub const MAX_HEADERS_BYTES: usize = 4 << 10;
+
+/// Most records in a batch, which is one frame.
+pub const MAX_BATCH_RECORDS: usize = 10_000;
+
+/// Largest batch, bytes of encoded records.
+pub const MAX_BATCH_BYTES: usize = 16 << 20;
+
+/// Largest frame, bytes, its header included.
+pub const MAX_FRAME_BYTES: usize = crate::frame::HEADER_BYTES + MAX_BATCH_BYTES;
+
+/// Largest JSON body of one batch, bytes. JSON spells a batch longer than its records are: base64
+/// by a third, escapes by more.
+pub const MAX_JSON_BODY_BYTES: usize = 2 * MAX_BATCH_BYTES;
+
+/// Longest line of NDJSON, bytes: a record in JSON, with room for base64 and escapes.
+pub const MAX_LINE_BYTES: usize = 2 * MAX_RECORD_BYTES;
+
+/// How many namespace ids there are; 0 is the log's own.
+pub const NAMESPACE_IDS: u32 = 1 << 24;
+
+/// Most partitions of a data folder.
+pub const MAX_PARTITIONS: u16 = 256;
+
+/// How many shards there are, and so stores.
+pub const SHARDS: usize = 256;
+
+/// Longest `Producer-Id`, bytes.
+pub const MAX_PRODUCER_ID_BYTES: usize = 255;
+
+/// Most records in one page of a read or a range.
+pub const MAX_PAGE_RECORDS: usize = 10_000;
+
+/// Records in a page where the caller names no limit.
+pub const DEFAULT_PAGE_RECORDS: usize = 1_000;
+
+/// Where a page stops adding records, bytes of encoded records.
+pub const MAX_PAGE_BYTES: usize = 16 << 20;
+
+/// Most namespaces in one page of a listing.
+pub const MAX_LIST_NAMESPACES: usize = 1_000;
+
+/// Longest wait of a long poll or of a `min_offset` read, milliseconds.
+pub const MAX_WAIT_MS: u64 = 60_000;
+
+/// Most namespaces that one `/v1/events` connection follows.
+pub const MAX_FOLLOWED_NAMESPACES: usize = 1_000;
+
+/// Most keys that one `/events?key=` connection follows.
+pub const MAX_FOLLOWED_KEYS: usize = 1_000;
+
+/// The largest integer that a JavaScript number holds exactly: offsets in parameters stop there.
+pub const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
