@@ -1,0 +1,128 @@
+//! Control frames: what is not a user's record but must survive. Each partition has a stream of
+//! them, namespace 0, so that rows are never more than a view of the log.
+//!
+//! The value of a control record:
+//!
+//! ```text
+//! 0  1  event          1 namespace created · 2 namespace deleted
+//! 1  4  namespace id
+//! 5  4  generation
+//! 9     created only:  name length u16, name, configuration as JSON
+//! ```
+
+use wire::{Draft, DraftError, Generation, NamespaceConfig, NamespaceId, NamespaceName, NewRecord, Record};
+
+const CREATED: u8 = 1;
+const DELETED: u8 = 2;
+const FIXED_BYTES: usize = 9;
+
+/// Something that happened to a namespace, other than a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ControlEvent {
+    /// The namespace exists from here on.
+    Created {
+        /// Its id.
+        id: NamespaceId,
+        /// Which use of the id.
+        generation: Generation,
+        /// Its name.
+        name: NamespaceName,
+        /// Its configuration.
+        config: NamespaceConfig,
+    },
+    /// The namespace does not exist from here on.
+    Deleted {
+        /// Its id.
+        id: NamespaceId,
+        /// Which use of the id.
+        generation: Generation,
+    },
+}
+
+/// Why a control record could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a control record is not one: {0}")]
+pub struct ControlError(String);
+
+impl ControlEvent {
+    /// The event as a batch of one record for namespace 0.
+    pub(crate) fn draft(&self) -> Result<Draft, DraftError> {
+        Draft::of(&NewRecord::bytes(&self.encode()))
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let (event, id, generation) = match self {
+            ControlEvent::Created { id, generation, .. } => (CREATED, id, generation),
+            ControlEvent::Deleted { id, generation } => (DELETED, id, generation),
+        };
+        let mut value = vec![event];
+        value.extend_from_slice(&id.get().to_le_bytes());
+        value.extend_from_slice(&generation.to_le_bytes());
+        if let ControlEvent::Created { name, config, .. } = self {
+            value.extend_from_slice(&(name.len() as u16).to_le_bytes());
+            value.extend_from_slice(name.as_bytes());
+            value.extend_from_slice(config_json(config).as_bytes());
+        }
+        value
+    }
+
+    /// Reads the event from a record of namespace 0.
+    pub fn decode(record: &Record<'_>) -> Result<ControlEvent, ControlError> {
+        let wrong = |what: &str| ControlError(what.to_owned());
+        let (fixed, rest) = record.value.split_at_checked(FIXED_BYTES).ok_or(wrong("it is cut off"))?;
+        let [event, a, b, c, d, e, f, g, h] = *fixed else { return Err(wrong("it is cut off")) };
+        let id = NamespaceId::new(u32::from_le_bytes([a, b, c, d])).ok_or(wrong("its namespace id is 2^24 or more"))?;
+        let generation = u32::from_le_bytes([e, f, g, h]);
+        match event {
+            CREATED => {
+                let (name, config) = rest
+                    .split_first_chunk::<2>()
+                    .and_then(|(length, rest)| rest.split_at_checked(usize::from(u16::from_le_bytes(*length))))
+                    .ok_or(wrong("its name is cut off"))?;
+                let name = NamespaceName::from_bytes(name).map_err(|error| ControlError(error.to_string()))?;
+                let config = serde_json::from_slice(config).map_err(|error| ControlError(error.to_string()))?;
+                Ok(ControlEvent::Created { id, generation, name, config })
+            }
+            DELETED if rest.is_empty() => Ok(ControlEvent::Deleted { id, generation }),
+            DELETED => Err(wrong("bytes follow it")),
+            _ => Err(ControlError(format!("event {event} is unknown"))),
+        }
+    }
+}
+
+/// A configuration as its JSON text.
+pub(crate) fn config_json(config: &NamespaceConfig) -> String {
+    serde_json::json!(config).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round_trip(event: &ControlEvent) -> Result<ControlEvent, ControlError> {
+        let value = event.encode();
+        let draft = Draft::of(&NewRecord::bytes(&value)).unwrap();
+        let record = draft.records().next().unwrap();
+        ControlEvent::decode(&record)
+    }
+
+    #[test]
+    fn golden_bytes_and_round_trip() {
+        let id = NamespaceId::new(0x0102_03).unwrap();
+        let deleted = ControlEvent::Deleted { id, generation: 7 };
+        assert_eq!(deleted.encode(), [2, 3, 2, 1, 0, 7, 0, 0, 0]);
+        assert_eq!(round_trip(&deleted), Ok(deleted));
+        let name = NamespaceName::new("orders").unwrap();
+        let created = ControlEvent::Created { id, generation: 1, name, config: NamespaceConfig::default() };
+        assert_eq!(created.encode(), b"\x01\x03\x02\x01\0\x01\0\0\0\x06\0orders{\"max_record_bytes\":1048576}");
+        assert_eq!(round_trip(&created), Ok(created));
+    }
+
+    #[test]
+    fn what_is_no_event_is_refused() {
+        for value in [&b""[..], b"\x02\0\0\0", b"\x03\0\0\0\0\0\0\0\0", b"\x02\0\0\0\0\0\0\0\0x", b"\x01\0\0\0\0\0\0\0\0\xff\0a"] {
+            let draft = Draft::of(&NewRecord::bytes(value)).unwrap();
+            assert!(ControlEvent::decode(&draft.records().next().unwrap()).is_err(), "{value:?}");
+        }
+    }
+}

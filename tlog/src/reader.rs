@@ -1,0 +1,226 @@
+//! Readers: cursors that pull. From the tail while they keep up, from segments when they lag.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use wire::{Frame, Offset, Position};
+
+use crate::error::ReadError;
+use crate::log::Inner;
+use crate::namespace::Namespace;
+use crate::recent::{At, Found, first_bytes};
+use crate::segment::open::{Entry, SegmentFile, entries_from};
+use crate::segment::scan::{FrameScan, ScanError};
+use crate::segment::sealed::{Sealed, damaged};
+use crate::shared_frame::SharedFrame;
+
+/// How far apart two frames may be to be read in one go: reading what lies between costs less than
+/// a second call.
+const MAX_GAP_BYTES: u32 = 16 << 10;
+
+/// How much is read in one go, bytes.
+const MAX_RUN_BYTES: u32 = 1 << 20;
+
+/// How often a search is done again that a roll, a sealing or an append overtook.
+const MAX_SEARCHES: usize = 8;
+
+/// A cursor over a namespace.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    log: Arc<Inner>,
+    namespace: Namespace,
+    offset: Offset,
+}
+
+impl Reader {
+    pub(crate) fn new(log: Arc<Inner>, namespace: Namespace, offset: Offset) -> Reader {
+        Reader { log, namespace, offset }
+    }
+
+    /// Where the cursor stands.
+    pub fn offset(&self) -> Offset {
+        self.offset
+    }
+
+    /// The frames from the cursor on, about `max_bytes` of them and at least one if there is one,
+    /// and moves the cursor behind them. None: the cursor is at the head.
+    ///
+    /// Frames come whole, so the first may begin before the cursor.
+    ///
+    /// # Errors
+    /// Where the namespace does not exist any more, or what was durable can't be read.
+    pub fn read_blocking(&mut self, max_bytes: usize) -> Result<Vec<Arc<SharedFrame>>, ReadError> {
+        for _ in 0..MAX_SEARCHES {
+            let found = self.find(max_bytes);
+            let frames = match found {
+                Found::Frames(frames) => frames,
+                Found::InFile(file, entries) => read_frames(&file, &entries, &self.namespace)?,
+                Found::AtHead => return Ok(Vec::new()),
+                Found::Deleted => return Err(ReadError::NamespaceNotFound),
+                Found::NotRecent => {
+                    if self.log.head(&self.namespace)?.next_offset <= self.offset {
+                        return Ok(Vec::new());
+                    }
+                    self.read_sealed(max_bytes)?
+                }
+            };
+            // A segment may end before the cursor: the rest has moved since the search began.
+            if frames.last().is_some_and(|last| last.next_offset() > self.offset) {
+                return self.advance(frames);
+            }
+        }
+        let partition = self.namespace.id().partition(self.log.partitions());
+        Err(ReadError::Damaged {
+            file: self.log.partition_dir(partition),
+            position: 0,
+            reason: format!("offset {} of namespace {} is in no segment", self.offset, self.namespace.id()),
+        })
+    }
+
+    /// Like [`Reader::read_blocking`]; what is not in memory is read on the blocking pool.
+    pub async fn read(&mut self, max_bytes: usize) -> Result<Vec<Arc<SharedFrame>>, ReadError> {
+        match self.find(max_bytes) {
+            Found::Frames(frames) => self.advance(frames),
+            Found::AtHead => Ok(Vec::new()),
+            Found::Deleted => Err(ReadError::NamespaceNotFound),
+            Found::InFile(..) | Found::NotRecent => {
+                let mut reader = self.clone();
+                let read = move || reader.read_blocking(max_bytes).map(|frames| (reader.offset, frames));
+                let (offset, frames) = tokio::task::spawn_blocking(read).await.map_err(|_| ReadError::Closed)??;
+                self.offset = offset;
+                Ok(frames)
+            }
+        }
+    }
+
+    fn find(&self, max_bytes: usize) -> Found {
+        let id = self.namespace.id();
+        self.log.shared(id.partition(self.log.partitions())).recent.read().find(id, self.offset, max_bytes)
+    }
+
+    fn advance(&mut self, frames: Vec<Arc<SharedFrame>>) -> Result<Vec<Arc<SharedFrame>>, ReadError> {
+        if frames.first().is_some_and(|first| first.generation() != self.namespace.generation()) {
+            return Err(ReadError::NamespaceNotFound);
+        }
+        if let Some(last) = frames.last() {
+            self.offset = last.next_offset();
+        }
+        Ok(frames)
+    }
+
+    fn read_sealed(&self, max_bytes: usize) -> Result<Vec<Arc<SharedFrame>>, ReadError> {
+        let Some(sealed) = self.log.sealed_with(&self.namespace, self.offset)? else { return Ok(Vec::new()) };
+        let io = |source| ReadError::Io { file: sealed.file.path.clone(), source };
+        let entries = sealed.index.entries(self.namespace.id()).map_err(io)?;
+        let wanted = first_bytes(entries_from(&entries, self.offset), max_bytes);
+        read_frames(&sealed.file, wanted, &self.namespace)
+    }
+}
+
+/// Reads frames by their entries, checking that each is the one that the index means.
+fn read_frames(file: &SegmentFile, entries: &[Entry], namespace: &Namespace) -> Result<Vec<Arc<SharedFrame>>, ReadError> {
+    let mut frames = Vec::with_capacity(entries.len());
+    let mut rest = entries;
+    while !rest.is_empty() {
+        let (run, span, later) = next_run(rest);
+        let bytes = read_span(file, span.clone())?;
+        for entry in run {
+            let at = (entry.at - span.start) as usize;
+            let position = file.base + u64::from(entry.at);
+            let frame = Frame::decode(bytes.slice(at..at + entry.length as usize))
+                .map_err(|error| damaged(file, position, error))?;
+            let is_meant = frame.position() == position
+                && frame.namespace() == namespace.id()
+                && frame.base_offset() == entry.base_offset;
+            if !is_meant {
+                return Err(damaged(file, position, "another frame than the index says"));
+            }
+            frames.push(Arc::new(SharedFrame::new(frame)));
+        }
+        rest = later;
+    }
+    Ok(frames)
+}
+
+/// The first entries that are worth reading in one go, the span that they take, and those behind.
+fn next_run(entries: &[Entry]) -> (&[Entry], Range<u32>, &[Entry]) {
+    let begin = entries[0].at;
+    let mut end = begin;
+    let mut count = 0;
+    for entry in entries {
+        let entry_end = entry.at + entry.length;
+        if count > 0 && (entry.at - end > MAX_GAP_BYTES || entry_end - begin > MAX_RUN_BYTES) {
+            break;
+        }
+        end = entry_end;
+        count += 1;
+    }
+    let (run, later) = entries.split_at(count);
+    (run, begin..end, later)
+}
+
+fn read_span(file: &SegmentFile, span: Range<u32>) -> Result<Bytes, ReadError> {
+    let mut buffer = BytesMut::zeroed((span.end - span.start) as usize);
+    let place = file.place(file.base + u64::from(span.start));
+    file.file.read_at(&mut buffer, place).map_err(|source| ReadError::Io { file: file.path.clone(), source })?;
+    Ok(buffer.freeze())
+}
+
+/// A cursor over all frames of a partition, control frames too, up to the high watermark.
+#[derive(Debug)]
+pub struct Scan {
+    log: Arc<Inner>,
+    partition: u16,
+    position: Position,
+}
+
+impl Scan {
+    pub(crate) fn new(log: Arc<Inner>, partition: u16, position: Position) -> Scan {
+        Scan { log, partition, position }
+    }
+
+    /// Where the cursor stands.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// The frames from the cursor on, about `max_bytes` of them and at least one if there is one,
+    /// and moves the cursor behind them. None: the cursor is at the high watermark.
+    ///
+    /// # Errors
+    /// Where the cursor is not where a frame begins, or what was durable can't be read.
+    pub fn read_blocking(&mut self, max_bytes: usize) -> Result<Vec<Frame>, ReadError> {
+        // The place is found first and read after; a segment that is sealed in between keeps its file.
+        let at = self.log.shared(self.partition).recent.read().at(self.position, max_bytes);
+        let frames = match at {
+            At::AtEnd => Vec::new(),
+            At::Frames(frames) => frames.iter().map(|frame| frame.frame().clone()).collect(),
+            At::InFile(file, end) => scan_frames(&file, self.position, end, max_bytes)?,
+            At::InSealed(Sealed { base, end }) => {
+                let sealed = self.log.sealed(self.partition, Sealed { base, end })?;
+                scan_frames(&sealed.file, self.position, end, max_bytes)?
+            }
+        };
+        if let Some(last) = frames.last() {
+            self.position = last.end();
+        }
+        Ok(frames)
+    }
+}
+
+fn scan_frames(file: &SegmentFile, from: Position, end: Position, max_bytes: usize) -> Result<Vec<Frame>, ReadError> {
+    let io = |source| ReadError::Io { file: file.path.clone(), source };
+    let mut scan = FrameScan::new(file, from, end).map_err(io)?;
+    let mut frames = Vec::new();
+    while scan.position() - from < max_bytes as u64 {
+        match scan.next() {
+            Ok(Some(frame)) => frames.push(frame),
+            Ok(None) if scan.position() == end => break,
+            Ok(None) => return Err(damaged(file, scan.position(), "the segment ends too early")),
+            Err(ScanError::Io(source)) => return Err(io(source)),
+            Err(error) => return Err(damaged(file, scan.position(), error)),
+        }
+    }
+    Ok(frames)
+}

@@ -1,0 +1,108 @@
+//! Sealed segments: sealing one, opening one, and making its index again where it is lost.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use tracing::warn;
+use wire::Position;
+
+use super::index::{self, Index, IndexError, IndexHeader};
+use super::open::{OpenSegment, SegmentFile};
+use super::scan::{FrameScan, ScanError};
+use super::{index_path, log_path};
+use crate::error::ReadError;
+use crate::storage::Storage;
+
+/// A sealed segment that is open for reading.
+#[derive(Debug)]
+pub(crate) struct SealedSegment {
+    pub(crate) file: SegmentFile,
+    pub(crate) index: Index,
+}
+
+/// Where a sealed segment begins and ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sealed {
+    pub(crate) base: Position,
+    pub(crate) end: Position,
+}
+
+/// Opens the file of a segment.
+pub(crate) fn open_file(storage: &dyn Storage, dir: &Path, base: Position) -> Result<SegmentFile, ReadError> {
+    let path = log_path(dir, base);
+    let file = storage.open(&path).map_err(|source| ReadError::Io { file: path.clone(), source })?;
+    Ok(SegmentFile { path, base, file })
+}
+
+/// Opens a sealed segment. An index that is missing or damaged is made again.
+pub(crate) fn open(storage: &dyn Storage, dir: &Path, sealed: Sealed) -> Result<SealedSegment, ReadError> {
+    let file = open_file(storage, dir, sealed.base)?;
+    let path = index_path(dir, sealed.base);
+    let index = storage.open(&path).map_err(IndexError::Io).and_then(Index::open);
+    let index = match index {
+        Ok(index) if (index.header().base, index.header().end) == (sealed.base, sealed.end) => index,
+        other => {
+            let reason = other.err().map_or("it is of another segment".to_owned(), |error| error.to_string());
+            warn!(index = %path.display(), reason, "an index is made again from its segment");
+            let segment = index_again(&file, sealed.end)?;
+            let io = |source| ReadError::Io { file: path.clone(), source };
+            write_index(storage, dir, &segment).map_err(io)?;
+            let remade = storage.open(&path).map_err(IndexError::Io).and_then(Index::open);
+            remade.map_err(|error| io(io::Error::other(error.to_string())))?
+        }
+    };
+    Ok(SealedSegment { file, index })
+}
+
+/// What the index of a segment says of it, if there is an index whose header is sound.
+pub(crate) fn index_header(storage: &dyn Storage, dir: &Path, base: Position) -> Option<IndexHeader> {
+    let file = storage.open(&index_path(dir, base)).ok()?;
+    IndexHeader::read(&*file).ok().filter(|header| header.base == base)
+}
+
+/// Scans a segment from its base up to `end`, which must be where a frame ends.
+pub(crate) fn index_again(file: &SegmentFile, end: Position) -> Result<OpenSegment, ReadError> {
+    let mut segment = OpenSegment::new(file.clone());
+    let io = |source| ReadError::Io { file: file.path.clone(), source };
+    let mut scan = FrameScan::new(file, file.base, end).map_err(io)?;
+    loop {
+        match scan.next() {
+            Ok(Some(frame)) => segment.push(&frame),
+            Ok(None) if scan.position() == end => return Ok(segment),
+            Ok(None) => return Err(damaged(file, scan.position(), "the segment ends too early")),
+            Err(ScanError::Io(source)) => return Err(io(source)),
+            Err(error) => return Err(damaged(file, scan.position(), error)),
+        }
+    }
+}
+
+/// The error of a segment that is damaged at a position.
+pub(crate) fn damaged(file: &SegmentFile, position: Position, reason: impl ToString) -> ReadError {
+    ReadError::Damaged { file: file.path.clone(), position, reason: reason.to_string() }
+}
+
+/// Writes the index of a segment beside it, whole or not at all.
+pub(crate) fn write_index(storage: &dyn Storage, dir: &Path, segment: &OpenSegment) -> io::Result<()> {
+    let path = index_path(dir, segment.file.base);
+    let unfinished = path.with_extension("idx.tmp");
+    match storage.remove(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = storage.create(&unfinished)?;
+    index::write(&*file, segment)?;
+    storage.rename(&unfinished, &path)?;
+    storage.sync_dir(dir)
+}
+
+/// Seals a segment: cuts off the zeros behind its last frame, and writes its index.
+pub(crate) fn seal(storage: &dyn Storage, dir: &Path, segment: &OpenSegment) -> io::Result<()> {
+    let file = &segment.file;
+    file.file.truncate(file.place(segment.end))?;
+    file.file.sync_data()?;
+    write_index(storage, dir, segment)
+}
+
+/// A sealed segment, shared by those who read it.
+pub(crate) type SharedSegment = Arc<SealedSegment>;

@@ -1,0 +1,295 @@
+//! The log as its users meet it: appends, conditions, retries, reads, rolls, restarts.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::sync::Arc;
+
+use support::{append, batch, create, open, producer, read_all, small, values};
+use tlog::{Append, AppendError, Disk, Memory, ReadError};
+use wire::{NamespaceConfig, NamespaceName};
+
+#[tokio::test]
+async fn a_batch_is_one_frame_and_offsets_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path(), &Arc::new(Disk), small()).unwrap();
+    let orders = create(&log, "orders").await;
+    let first = append(&log, &orders, &["a", "b", "c"]).await.unwrap();
+    let second = append(&log, &orders, &["d"]).await.unwrap();
+    assert_eq!((first.frame.base_offset(), first.frame.next_offset()), (0, 3));
+    assert_eq!((second.frame.base_offset(), second.frame.next_offset()), (3, 4));
+    let frames = read_all(&log, &orders);
+    assert_eq!(frames.len(), 2);
+    assert_eq!(values(&frames), ["a", "b", "c", "d"]);
+    assert!(matches!(log.reader(&orders, 5), Err(ReadError::PastHead { next_offset: 4 })));
+    let mut in_mid_frame = log.reader(&orders, 2).unwrap();
+    assert_eq!(values(&[in_mid_frame.read_blocking(1).unwrap()[0].frame().clone()]), ["a", "b", "c"]);
+    assert_eq!(in_mid_frame.offset(), 3);
+}
+
+#[tokio::test]
+async fn a_condition_on_the_offset_holds_or_refuses() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path(), &Arc::new(Memory::new()), small()).unwrap();
+    let orders = create(&log, "orders").await;
+    let conditional = |at| Append { if_next_offset: Some(at), ..Append::new(batch(&["x", "y"])) };
+    log.append(&orders, conditional(0)).await.unwrap();
+    let stale = log.append(&orders, conditional(0)).await;
+    assert!(matches!(stale, Err(AppendError::OffsetMismatch { next_offset: 2 })));
+    log.append(&orders, conditional(2)).await.unwrap();
+    assert_eq!(read_all(&log, &orders).len(), 2);
+}
+
+#[tokio::test]
+async fn a_retry_is_stored_once_across_a_restart_and_a_loss_of_the_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Arc::new(Disk);
+    let log = open(dir.path(), &storage, small()).unwrap();
+    let orders = create(&log, "orders").await;
+    let send = |sequence| Append { producer: producer(0, sequence), ..Append::new(batch(&["v"])) };
+    for sequence in 0..30 {
+        assert!(!log.append(&orders, send(sequence)).await.unwrap().duplicate);
+    }
+    // The condition was true when the batch was stored, so its retry is not refused for it.
+    let retry = Append { if_next_offset: Some(29), ..send(29) };
+    let again = log.append(&orders, retry).await.unwrap();
+    assert!(again.duplicate);
+    assert_eq!(again.frame.base_offset(), 29);
+    drop(log);
+
+    for lose_rows in [false, true] {
+        if lose_rows {
+            std::fs::remove_dir_all(dir.path().join("rows")).unwrap();
+        }
+        let log = open(dir.path(), &storage, small()).unwrap();
+        let orders = log.namespace("orders").unwrap().unwrap();
+        let again = log.append(&orders, send(20)).await.unwrap();
+        assert_eq!((again.duplicate, again.frame.base_offset()), (true, 20));
+        assert!(matches!(log.append(&orders, send(3)).await, Err(AppendError::ProducerForgotten { sequence: 3 })));
+        assert!(matches!(log.append(&orders, send(31)).await, Err(AppendError::ProducerGap { expected: 30 })));
+        assert_eq!(read_all(&log, &orders).len(), 30);
+    }
+}
+
+#[tokio::test]
+async fn everything_is_there_after_rolls_restarts_and_losses_of_what_is_derived() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Arc::new(Disk);
+    let log = open(dir.path(), &storage, small()).unwrap();
+    let mut expected = Vec::new();
+    for n in 0..40 {
+        expected.push((create(&log, &format!("ns-{n}")).await, Vec::new()));
+    }
+    let add = async |log: &tlog::Log, round: usize, expected: &mut Vec<(tlog::Namespace, Vec<String>)>| {
+        for (n, (namespace, all)) in expected.iter_mut().enumerate() {
+            if (n + round) % 3 > 0 {
+                let value = format!("{round}-{n}-{}", "x".repeat(n * 5));
+                append(log, namespace, &[&value, "second"]).await.unwrap();
+                all.extend([value, "second".to_owned()]);
+            }
+        }
+    };
+    let check = |log: &tlog::Log, expected: &[(tlog::Namespace, Vec<String>)]| {
+        for (namespace, all) in expected {
+            assert_eq!(log.namespace(namespace.name()).unwrap().as_ref(), Some(namespace));
+            assert_eq!(&values(&read_all(log, namespace)), all);
+        }
+        let listed = log.list("", None, 1000).unwrap();
+        assert_eq!(listed.len(), expected.len());
+    };
+    let mut log = log;
+    for round in 0..12 {
+        add(&log, round, &mut expected).await;
+        check(&log, &expected);
+        let heads: Vec<_> = expected.iter().map(|(namespace, _)| log.head(namespace).unwrap()).collect();
+        drop(log);
+        let partition = dir.path().join("partitions/000");
+        match round % 4 {
+            1 => std::fs::remove_dir_all(dir.path().join("rows")).unwrap(),
+            2 => remove_indexes(&partition),
+            3 => flip_in_indexes(&partition),
+            _ => {}
+        }
+        log = open(dir.path(), &storage, small()).unwrap();
+        let after: Vec<_> = expected.iter().map(|(namespace, _)| log.head(namespace).unwrap()).collect();
+        assert_eq!(heads, after);
+        check(&log, &expected);
+    }
+    let segments = std::fs::read_dir(dir.path().join("partitions/000")).unwrap().count();
+    assert!(segments > 20, "the test is about many segments, there are {segments} files");
+}
+
+fn indexes(partition: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let files = std::fs::read_dir(partition).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|extension| extension == "idx")).collect()
+}
+
+fn remove_indexes(partition: &std::path::Path) {
+    indexes(partition).iter().for_each(|path| std::fs::remove_file(path).unwrap());
+}
+
+fn flip_in_indexes(partition: &std::path::Path) {
+    for (at, path) in indexes(partition).iter().enumerate() {
+        let mut bytes = std::fs::read(path).unwrap();
+        let byte = (at * 31) % bytes.len();
+        bytes[byte] ^= 0x10;
+        std::fs::write(path, bytes).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_frame_larger_than_a_segment_has_one_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Arc::new(Disk);
+    let log = open(dir.path(), &storage, small()).unwrap();
+    let orders = create(&log, "orders").await;
+    let large = "x".repeat(50_000);
+    for _ in 0..3 {
+        append(&log, &orders, &["small"]).await.unwrap();
+        append(&log, &orders, &[&large]).await.unwrap();
+    }
+    assert_eq!(values(&read_all(&log, &orders))[5], large);
+    drop(log);
+    let log = open(dir.path(), &storage, small()).unwrap();
+    let orders = log.namespace("orders").unwrap().unwrap();
+    assert_eq!(values(&read_all(&log, &orders))[5], large);
+}
+
+#[tokio::test]
+async fn a_deleted_namespace_is_gone_and_its_name_can_be_used_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Arc::new(Disk);
+    let log = open(dir.path(), &storage, small()).unwrap();
+    let old = create(&log, "orders").await;
+    append(&log, &old, &["old"]).await.unwrap();
+    let mut reader = log.reader(&old, 0).unwrap();
+    let follower = log.follower(std::slice::from_ref(&old));
+    log.delete(&old).await.unwrap();
+    follower.changed().await;
+    assert!(matches!(reader.read_blocking(1), Err(ReadError::NamespaceNotFound)));
+    assert!(log.namespace("orders").unwrap().is_none());
+    assert!(matches!(append(&log, &old, &["x"]).await, Err(AppendError::NamespaceNotFound)));
+    assert!(matches!(log.delete(&old).await, Err(AppendError::NamespaceNotFound)));
+    let new = create(&log, "orders").await;
+    assert_ne!(new.id(), old.id());
+    append(&log, &new, &["new"]).await.unwrap();
+    assert!(matches!(log.head(&old), Err(ReadError::NamespaceNotFound)));
+    for round in 0..3 {
+        assert_eq!(values(&read_all(&log, &new)), ["new"], "round {round}");
+    }
+    drop(log);
+    std::fs::remove_dir_all(dir.path().join("rows")).unwrap();
+    let log = open(dir.path(), &storage, small()).unwrap();
+    assert_eq!(log.namespace("orders").unwrap(), Some(new.clone()));
+    assert_eq!(values(&read_all(&log, &new)), ["new"]);
+    assert!(log.namespace_by_id(old.id()).unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_namespace_is_created_once_and_with_one_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path(), &Arc::new(Memory::new()), small()).unwrap();
+    let name = NamespaceName::new("orders").unwrap();
+    let tight = NamespaceConfig { max_record_bytes: 10 };
+    let created = log.create(&name, tight).await.unwrap();
+    assert!(created.new);
+    let again = log.create(&name, tight).await.unwrap();
+    assert!(!again.new);
+    assert_eq!(again.namespace, created.namespace);
+    assert!(matches!(log.create(&name, NamespaceConfig::default()).await, Err(AppendError::ConfigConflict)));
+    let refused = append(&log, &created.namespace, &["eleven byte"]).await;
+    assert!(matches!(refused, Err(AppendError::RecordTooLarge { bytes: 11, limit: 10 })));
+    append(&log, &created.namespace, &["ten bytes."]).await.unwrap();
+    for n in 0..50 {
+        let namespace = create(&log, &format!("n{n}")).await;
+        assert_eq!(namespace.id().partition(2), namespace.name().partition(2));
+        assert_ne!(namespace.id(), wire::NamespaceId::CONTROL);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_writers_and_a_follower_that_misses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path(), &Arc::new(Disk), small()).unwrap();
+    let orders = create(&log, "orders").await;
+    let total = 2_000u64;
+    let follower = tokio::spawn({
+        let (log, orders) = (log.clone(), orders.clone());
+        async move {
+            let follower = log.follower(std::slice::from_ref(&orders));
+            let mut reader = log.reader(&orders, 0).unwrap();
+            let mut next = 0;
+            while next < total {
+                let frames = reader.read(4000).await.unwrap();
+                if frames.is_empty() {
+                    follower.changed().await;
+                }
+                for frame in frames {
+                    assert_eq!(frame.base_offset(), next, "no gap, no repeat");
+                    assert!(frame.next_offset() <= log.head(&orders).unwrap().next_offset, "invariant 2");
+                    next = frame.next_offset();
+                }
+            }
+        }
+    });
+    let writers = (0..20).map(|writer| {
+        let (log, orders) = (log.clone(), orders.clone());
+        tokio::spawn(async move {
+            for n in 0..total / 20 {
+                let appended = append(&log, &orders, &[&format!("{writer}-{n}")]).await.unwrap();
+                let read = log.reader(&orders, appended.frame.base_offset()).unwrap().read_blocking(1).unwrap();
+                assert_eq!(read[0].frame(), &appended.frame, "what was acked can be read");
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap();
+    }
+    follower.await.unwrap();
+    let mut all = values(&read_all(&log, &orders));
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len() as u64, total);
+}
+
+#[tokio::test]
+async fn a_scan_sees_every_frame_of_a_partition_in_order_up_to_the_watermark() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path(), &Arc::new(Disk), small()).unwrap();
+    for n in 0..30 {
+        let namespace = create(&log, &format!("ns-{n}")).await;
+        append(&log, &namespace, &[&"v".repeat(500)]).await.unwrap();
+    }
+    for partition in 0..log.partitions() {
+        let watermark = *log.watermark(partition).borrow();
+        let mut scan = log.scan(partition, 0);
+        let mut records = 0;
+        loop {
+            let from = scan.position();
+            let frames = scan.read_blocking(700).unwrap();
+            let Some(first) = frames.first() else { break };
+            assert_eq!(first.position(), from);
+            assert!(frames.windows(2).all(|pair| pair[0].end() == pair[1].position()));
+            records += frames.iter().map(|frame| u64::from(frame.record_count())).sum::<u64>();
+        }
+        assert_eq!((scan.position(), records), (watermark.position, watermark.records));
+    }
+}
+
+#[tokio::test]
+async fn time_does_not_go_back_and_a_second_process_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Arc::new(Disk);
+    let clock = Arc::new(support::TestClock::default());
+    let set = |micros| clock.micros.store(micros, std::sync::atomic::Ordering::Relaxed);
+    let log = tlog::Log::open(dir.path(), storage.clone(), clock.clone(), small()).unwrap();
+    let orders = create(&log, "orders").await;
+    set(5_000_000);
+    append(&log, &orders, &["a"]).await.unwrap();
+    set(1_000_000);
+    append(&log, &orders, &["b"]).await.unwrap();
+    let times: Vec<i64> = read_all(&log, &orders).iter().map(wire::Frame::time_micros).collect();
+    assert_eq!(times, [5_000_000, 5_000_000]);
+    let second = open(dir.path(), &storage, small()).unwrap_err();
+    assert_eq!(second.to_string(), format!("{} is in use by another tlog process", dir.path().display()));
+}
