@@ -76,8 +76,10 @@ impl Journal for LocalJournal {
             self.full = self.end + bytes;
             return Ok(());
         }
-        if self.shared.recent.read().unsealed() >= MAX_UNSEALED {
-            self.keeper.seal();
+        if self.unsealed() >= MAX_UNSEALED {
+            self.keeper.seal_now();
+        }
+        if self.unsealed() >= MAX_UNSEALED {
             return Err(io::Error::other(format!("{MAX_UNSEALED} segments wait for their index to be written")));
         }
         self.roll(bytes.max(self.segment_bytes))
@@ -104,6 +106,10 @@ impl Journal for LocalJournal {
 }
 
 impl LocalJournal {
+    fn unsealed(&self) -> usize {
+        self.shared.recent.read().unsealed()
+    }
+
     /// Makes a new segment the active one, with space for `bytes` of frames.
     fn roll(&mut self, bytes: u64) -> io::Result<()> {
         let path = log_path(&self.dir, self.end);

@@ -23,10 +23,12 @@ const ZERO_BYTES: usize = 1 << 20;
 /// Asks that wait. One that finds no place is not needed: each ask does all that is due.
 const MAX_ASKS: usize = 16;
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 enum Ask {
     Prepare,
     Seal,
+    /// Seal, and say when it has been tried.
+    SealNow(SyncSender<()>),
 }
 
 /// The sequencer's end of the keeper. Dropping it ends the keeper's thread.
@@ -68,6 +70,15 @@ impl Keeper {
         let _ = self.asks.try_send(Ask::Seal);
     }
 
+    /// Asks that full segments be sealed, and waits until that has been tried.
+    pub(crate) fn seal_now(&self) {
+        let (tried, wait) = sync_channel(1);
+        if self.asks.send(Ask::SealNow(tried)).is_ok() {
+            // An error is a keeper that has ended: what it did not do shows in what is unsealed.
+            let _ = wait.recv();
+        }
+    }
+
     /// The spare segment, if it is ready.
     pub(crate) fn take_spare(&self) -> Option<Arc<dyn File>> {
         self.spare.lock().take()
@@ -77,13 +88,16 @@ impl Keeper {
 impl Work {
     fn run(&self, asks: &Receiver<Ask>, spare: &Mutex<Option<Arc<dyn File>>>) {
         while let Ok(ask) = asks.recv() {
-            if matches!(ask, Ask::Prepare) && spare.lock().is_none() {
+            if matches!(&ask, Ask::Prepare) && spare.lock().is_none() {
                 match self.zeroed() {
                     Ok(file) => *spare.lock() = Some(file),
                     Err(error) => warn!(partition = self.shared.id, %error, "no spare segment could be made"),
                 }
             }
             self.seal_all();
+            if let Ask::SealNow(tried) = ask {
+                let _ = tried.send(());
+            }
         }
     }
 

@@ -118,8 +118,10 @@ impl Recovery<'_> {
                 return Err(self.hole(due, *base));
             }
             let next = bases.get(at + 1).copied().unwrap_or(last);
-            if sealed::index_header(self.storage, &self.dir, *base).is_none_or(|header| header.end != next) {
-                self.seal_again(*base, next)?;
+            match sealed::index_header(self.storage, &self.dir, *base) {
+                Some(header) if header.end == next => {}
+                Some(header) if header.end < next => return Err(self.hole(header.end, next)),
+                _ => self.seal_again(*base, next)?,
             }
             sealed.push(Sealed { base: *base, end: next });
         }
@@ -183,24 +185,21 @@ impl Recovery<'_> {
     fn cut_tail(&self, segment: &OpenSegment, applied: Position, stopped_by: &str) -> Result<(), OpenError> {
         let file = &segment.file;
         let io = |source| io_error(&file.path, source);
-        let from = file.place(segment.end);
-        let length = file.file.len().map_err(io)?;
-        let mut rest = vec![0; length.saturating_sub(from) as usize];
-        file.file.read_at(&mut rest, from).map_err(io)?;
-        let Some(last_used) = rest.iter().rposition(|byte| *byte != 0) else { return Ok(()) };
-        if applied > segment.end {
-            return Err(damaged(file, segment.end, stopped_by).into());
-        }
-        let rest = Bytes::from(rest);
-        if let Some(later) = frame_of_later_commit(&rest, segment.end) {
-            let reason = format!("{stopped_by}; it was durable when position {later} was written");
-            return Err(damaged(file, segment.end, reason).into());
-        }
+        let bytes = match tail_behind(file, segment.end).map_err(io)? {
+            Tail::Clean => return Ok(()),
+            Tail::Torn { .. } if applied > segment.end => return Err(damaged(file, segment.end, stopped_by).into()),
+            Tail::Torn { bytes } => bytes,
+            Tail::Damaged { later } => {
+                let reason = format!("{stopped_by}; it was durable when position {later} was written");
+                return Err(damaged(file, segment.end, reason).into());
+            }
+        };
         warn!(
-            segment = %file.path.display(), position = segment.end, bytes = last_used + 1, reason = stopped_by,
+            segment = %file.path.display(), position = segment.end, bytes, reason = stopped_by,
             "cut a torn tail: a write that was never acknowledged"
         );
-        zero(&*file.file, from, from + last_used as u64 + 1).and_then(|()| file.file.sync_data()).map_err(io)
+        let from = file.place(segment.end);
+        zero(&*file.file, from, from + bytes).and_then(|()| file.file.sync_data()).map_err(io)
     }
 
     /// Writes the last commit once more. Its sync may never have returned, or have failed and left
@@ -268,6 +267,33 @@ fn replay_segment(state: &mut State, file: &SegmentFile, end: Position) -> Resul
             unwritten = 0;
         }
     }
+}
+
+/// What follows the last frame of the last segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tail {
+    /// Zeros.
+    Clean,
+    /// Up to so many bytes of a write that was not durable.
+    Torn {
+        bytes: u64,
+    },
+    /// What was durable when the frame at position `later` was written.
+    Damaged {
+        later: Position,
+    },
+}
+
+/// Judges what follows `end`, the position behind the last frame of the last segment.
+pub(crate) fn tail_behind(file: &SegmentFile, end: Position) -> io::Result<Tail> {
+    let from = file.place(end);
+    let mut rest = vec![0; file.file.len()?.saturating_sub(from) as usize];
+    file.file.read_at(&mut rest, from)?;
+    let Some(last_used) = rest.iter().rposition(|byte| *byte != 0) else { return Ok(Tail::Clean) };
+    Ok(match frame_of_later_commit(&Bytes::from(rest), end) {
+        Some(later) => Tail::Damaged { later },
+        None => Tail::Torn { bytes: last_used as u64 + 1 },
+    })
 }
 
 /// The position of a whole frame in `rest`, which begins at `position`, whose commit began behind

@@ -45,7 +45,7 @@ impl FromStr for Chain {
     type Err = ChainError;
 
     fn from_str(text: &str) -> Result<Chain, ChainError> {
-        if text.len() != 64 || !text.is_ascii() {
+        if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(ChainError);
         }
         let mut chain = [0; 32];

@@ -154,7 +154,7 @@ fn check_size(key: Option<&str>, headers: usize, value: &[u8]) -> Result<(), Dra
 pub struct Place {
     /// The frame's place in its partition.
     pub position: Position,
-    /// Where the write begins that it is a part of.
+    /// Where the write begins that it is a part of: at `position` or less than 4 GiB before it.
     pub commit_start: Position,
     /// The namespace.
     pub namespace: NamespaceId,
@@ -183,7 +183,7 @@ impl Draft {
     }
 
     /// Takes bytes from elsewhere as a draft, once everything that a builder guarantees is checked.
-    pub fn decode(bytes: Vec<u8>) -> Result<Draft, DraftError> {
+    pub fn decode(mut bytes: Vec<u8>) -> Result<Draft, DraftError> {
         frame::check(&bytes)?;
         let placed = bytes[at::FLAGS] != FLAG_DRAFT
             || bytes[at::POSITION..at::COUNT].iter().any(|b| *b != 0)
@@ -192,6 +192,8 @@ impl Draft {
             return Err(DraftError::AlreadyPlaced);
         }
         frame::records(&bytes).try_for_each(|record| check_from_elsewhere(&record))?;
+        // A CRC is made when a draft is sent; in memory it has none, so that it equals its copy.
+        put(&mut bytes, at::CRC, &[0; 4]);
         Ok(Draft(bytes))
     }
 
@@ -267,7 +269,7 @@ fn check_from_elsewhere(record: &Record<'_>) -> Result<(), DraftError> {
         Kind::Bytes | Kind::Tombstone => Ok(()),
         Kind::Text => std::str::from_utf8(record.value).map(drop).map_err(|_| DraftError::NotText),
         Kind::Json => {
-            let text = std::str::from_utf8(record.value).map_err(|_| DraftError::NotText)?;
+            let text = std::str::from_utf8(record.value).map_err(|_| DraftError::NotJson("it is not UTF-8".into()))?;
             serde_json::from_str::<serde::de::IgnoredAny>(text)
                 .map(drop)
                 .map_err(|error| DraftError::NotJson(error.to_string()))

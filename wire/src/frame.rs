@@ -18,7 +18,7 @@
 //!  68   4  generation
 //!  72   8  base offset      of the first record
 //!  80   8  append time      signed, microseconds since the Unix epoch
-//!  88  16  producer id      zero where none is named
+//!  88  16  producer id      zero where none is named, as are epoch and sequence
 //! 104   4  producer epoch
 //! 108   4  record count     at least 1
 //! 112   8  producer sequence
@@ -49,6 +49,9 @@ pub const VERSION: u8 = 1;
 
 /// Bytes that tell how long a frame is: see [`Frame::length`].
 pub const PREFIX_BYTES: usize = 12;
+
+/// Bytes of the shortest frame: one record without key, headers and value.
+const MIN_FRAME_BYTES: usize = HEADER_BYTES + RECORD_HEADER_BYTES;
 
 pub(crate) const FLAG_PRODUCER: u8 = 1;
 pub(crate) const FLAG_DRAFT: u8 = 2;
@@ -86,7 +89,7 @@ pub enum FrameError {
     #[error("no frame begins here")]
     BadMagic,
     /// The length is below the header's or above the limit.
-    #[error("a frame's length of {0} bytes is impossible")]
+    #[error("a frame's length of {0} bytes is not between {MIN_FRAME_BYTES} and {MAX_FRAME_BYTES}")]
     BadLength(usize),
     /// The checksum is another.
     #[error("a frame's CRC is {found:08x}, its bytes have {actual:08x}")]
@@ -99,6 +102,16 @@ pub enum FrameError {
     /// It is whole, but of a version that this code does not know.
     #[error("a frame has version {0}, this is version {VERSION}")]
     BadVersion(u8),
+    /// It is whole, but something in it is over its limit.
+    #[error("{what} is {size}, the limit is {limit}")]
+    OverLimit {
+        /// What is measured, and in what.
+        what: &'static str,
+        /// Its size.
+        size: usize,
+        /// The limit.
+        limit: usize,
+    },
     /// It is whole, but what it says makes no sense.
     #[error("{0}")]
     Malformed(&'static str),
@@ -121,7 +134,7 @@ impl Frame {
             return Err(FrameError::BadMagic);
         }
         let length = u32_at(prefix, at::LENGTH) as usize;
-        if (HEADER_BYTES + RECORD_HEADER_BYTES..=MAX_FRAME_BYTES).contains(&length) {
+        if (MIN_FRAME_BYTES..=MAX_FRAME_BYTES).contains(&length) {
             Ok(length)
         } else {
             Err(FrameError::BadLength(length))
@@ -133,14 +146,11 @@ impl Frame {
     /// # Errors
     /// Where the bytes are not exactly one placed frame.
     pub fn decode(bytes: Bytes) -> Result<Frame, FrameError> {
-        check(&bytes)?;
-        if bytes[at::FLAGS] & FLAG_DRAFT != 0 {
-            return Err(FrameError::Malformed("a draft stands where a frame should"));
-        }
+        check_placed(&bytes)?;
         Ok(Frame(bytes))
     }
 
-    /// Takes bytes that [`crate::Draft::place`] has just written.
+    /// Takes bytes that [`crate::Draft::place`] has just written, or [`check_placed`] found sound.
     pub(crate) fn placed(bytes: Bytes) -> Frame {
         Frame(bytes)
     }
@@ -158,7 +168,7 @@ impl Frame {
     /// The position at which the write began that this frame was a part of. Everything before it
     /// was durable when this frame was written, which is what tells a torn tail from damage.
     pub fn commit_start(&self) -> Position {
-        self.position().saturating_sub(u64::from(u32_at(&self.0, at::COMMIT)))
+        self.position() - u64::from(u32_at(&self.0, at::COMMIT))
     }
 
     /// The namespace of the records.
@@ -263,7 +273,7 @@ pub(crate) fn records(frame: &[u8]) -> Records<'_> {
     }
 }
 
-/// Checks CRC, header and the structure of every record; `bytes` must be exactly one frame.
+/// Checks CRC, header and the structure of every record; `bytes` must be exactly one frame or draft.
 pub(crate) fn check(bytes: &[u8]) -> Result<(), FrameError> {
     let malformed = |what| Err(FrameError::Malformed(what));
     let length = Frame::length(bytes)?;
@@ -280,26 +290,67 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), FrameError> {
     if bytes[at::VERSION] != VERSION {
         return Err(FrameError::BadVersion(bytes[at::VERSION]));
     }
+    check_header(bytes)?;
+    check_records(bytes)
+}
+
+/// Checks that `bytes` are exactly one frame, and no draft.
+pub(crate) fn check_placed(bytes: &[u8]) -> Result<(), FrameError> {
+    check(bytes)?;
+    if is_draft(bytes) { Err(FrameError::Malformed("a draft stands where a frame should")) } else { Ok(()) }
+}
+
+/// Checks all that the fields behind the version could get wrong, so that no sum of them overflows.
+fn check_header(bytes: &[u8]) -> Result<(), FrameError> {
+    let malformed = |what| Err(FrameError::Malformed(what));
     let flags = bytes[at::FLAGS];
     if flags & !(FLAG_PRODUCER | FLAG_DRAFT) != 0 || bytes[14..16] != [0; 2] || bytes[28..32] != [0; 4] {
         return malformed("a frame's reserved bits are not zero");
     }
-    if flags & FLAG_PRODUCER == 0 && bytes[at::PRODUCER..at::COUNT].iter().any(|b| *b != 0) {
+    let no_producer = bytes[at::PRODUCER..at::COUNT] == [0; 20] && u64_at(bytes, at::SEQUENCE) == 0;
+    if flags & FLAG_PRODUCER == 0 && !no_producer {
         return malformed("a frame without a producer has one's bytes");
     }
-    let Some(namespace) = NamespaceId::new(u32_at(bytes, at::NAMESPACE)) else {
+    let position = u64_at(bytes, at::POSITION);
+    if position.checked_add(bytes.len() as u64).is_none() {
+        return malformed("a frame lies where no partition reaches");
+    }
+    if u64::from(u32_at(bytes, at::COMMIT)) > position {
+        return malformed("a frame's write begins before its partition");
+    }
+    if NamespaceId::new(u32_at(bytes, at::NAMESPACE)).is_none() {
         return malformed("a frame's namespace id is 2^24 or more");
-    };
-    let (count, base) = (u32_at(bytes, at::COUNT), u64_at(bytes, at::BASE_OFFSET));
-    if count == 0 || count as usize > MAX_BATCH_RECORDS || base.checked_add(u64::from(count)).is_none() {
-        return malformed("a frame's record count is impossible");
     }
-    let mut rest = &bytes[HEADER_BYTES..];
-    for index in 0..u64::from(count) {
-        rest = &rest[Record::decode(rest, namespace, base + index, 0)?.encoded.len()..];
+    let count = u32_at(bytes, at::COUNT);
+    if count == 0 {
+        return malformed("a frame has no record");
     }
-    if !rest.is_empty() {
-        return malformed("bytes follow a frame's last record");
+    if count as usize > MAX_BATCH_RECORDS {
+        let (what, limit) = ("a frame's count of records", MAX_BATCH_RECORDS);
+        return Err(FrameError::OverLimit { what, size: count as usize, limit });
+    }
+    if u64_at(bytes, at::BASE_OFFSET).checked_add(u64::from(count)).is_none() {
+        return malformed("a frame's offsets are past the last there is");
     }
     Ok(())
+}
+
+/// Checks that there are as many records as the header says, and nothing else. A record that has a
+/// place has a counter too; only the log's own need no object id.
+fn check_records(bytes: &[u8]) -> Result<(), FrameError> {
+    let namespace = namespace_of(bytes);
+    let counted = !is_draft(bytes) && namespace != NamespaceId::CONTROL;
+    let mut rest = &bytes[HEADER_BYTES..];
+    for _ in 0..u32_at(bytes, at::COUNT) {
+        let record = Record::decode(rest, namespace, 0, 0)?;
+        if counted && record.id.counter() == 0 {
+            return Err(FrameError::Malformed("a record has no counter"));
+        }
+        rest = &rest[record.encoded.len()..];
+    }
+    if rest.is_empty() { Ok(()) } else { Err(FrameError::Malformed("bytes follow a frame's last record")) }
+}
+
+fn is_draft(bytes: &[u8]) -> bool {
+    bytes[at::FLAGS] & FLAG_DRAFT != 0
 }

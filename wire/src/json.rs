@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use crate::ids::Offset;
@@ -118,8 +118,8 @@ pub struct RecordJson {
     /// Its key, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// The value, where it is JSON or text. `null` for a tombstone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The value, where it is JSON or text. `null` for a tombstone, and for a JSON `null`.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub value: Option<Box<RawValue>>,
     /// The value, where it is other bytes, in base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -132,4 +132,9 @@ pub struct RecordJson {
     pub headers: BTreeMap<String, String>,
     /// When it was appended, RFC 3339.
     pub time: String,
+}
+
+/// Takes a value that is there, `null` too: left to itself, an `Option` takes that for nothing.
+fn present<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(value).map(Some)
 }

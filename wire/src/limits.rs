@@ -7,7 +7,7 @@ pub const MAX_NAME_BYTES: usize = 255;
 /// Longest key, bytes of UTF-8.
 pub const MAX_KEY_BYTES: usize = 1024;
 
-/// Largest record, bytes: key, headers (as encoded) and value together.
+/// Largest record, bytes: key, headers (names and values) and value together.
 pub const MAX_RECORD_BYTES: usize = 1 << 20;
 
 /// Most headers a record may carry.

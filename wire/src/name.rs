@@ -42,6 +42,14 @@ pub enum NameError {
         /// The code point of the first such character.
         character: u32,
     },
+    /// It is `.` or `..`, which a URL's path can't hold: clients drop them, percent-encoded too.
+    #[error("{what} is {name:?}, which no URL can name")]
+    Dots {
+        /// What was being named.
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
     /// There are more headers than the limit.
     #[error("{count} headers, the limit is {MAX_HEADERS}")]
     TooManyHeaders {
@@ -81,6 +89,7 @@ pub fn check_key(key: &str) -> Result<(), NameError> {
 /// Checks a record's headers: at most [`MAX_HEADERS`], [`MAX_HEADERS_BYTES`] together, names not
 /// empty and each there once, no control character in name or value.
 pub fn check_headers<'a>(headers: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Result<(), NameError> {
+    let mut names = [""; MAX_HEADERS];
     let mut bytes = 0;
     for (index, (name, value)) in headers.clone().enumerate() {
         if index >= MAX_HEADERS {
@@ -88,9 +97,10 @@ pub fn check_headers<'a>(headers: impl Iterator<Item = (&'a str, &'a str)> + Clo
         }
         check("a header's name", name, MAX_HEADERS_BYTES)?;
         check_text("a header's value", value, MAX_HEADERS_BYTES)?;
-        if headers.clone().take(index).any(|(earlier, _)| earlier == name) {
+        if names[..index].contains(&name) {
             return Err(NameError::TwiceInHeaders { name: name.to_owned() });
         }
+        names[index] = name;
         bytes += name.len() + value.len();
     }
     if bytes > MAX_HEADERS_BYTES {
@@ -106,7 +116,11 @@ pub struct NamespaceName(Arc<str>);
 impl NamespaceName {
     /// Checks a text and takes it as a name.
     pub fn new(name: &str) -> Result<NamespaceName, NameError> {
-        check("the namespace's name", name, MAX_NAME_BYTES)?;
+        let what = "the namespace's name";
+        check(what, name, MAX_NAME_BYTES)?;
+        if name == "." || name == ".." {
+            return Err(NameError::Dots { what, name: name.to_owned() });
+        }
         Ok(NamespaceName(name.into()))
     }
 
@@ -163,6 +177,7 @@ mod tests {
         for (name, point) in [("a\rb", "000D"), ("a\nb", "000A"), ("a\0b", "0000"), ("a\u{85}b", "0085")] {
             assert_eq!(message(name.as_bytes()), format!("the namespace's name holds the control character U+{point}"));
         }
+        assert_eq!(message(b".."), "the namespace's name is \"..\", which no URL can name");
         assert!(NamespaceName::from_bytes(&[b'a'; 255]).is_ok());
         assert!(NamespaceName::new("orders/äöü 東京").is_ok());
     }

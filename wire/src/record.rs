@@ -98,8 +98,7 @@ impl<'a> NewRecord<'a> {
 
     /// Appends the record's bytes, its counter 0. The caller has checked every limit.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        let headers_len: usize =
-            self.headers.iter().map(|(n, v)| HEADER_LENGTHS_BYTES + n.len() + v.len()).sum();
+        let headers_len: usize = self.headers.iter().map(|(n, v)| HEADER_LENGTHS_BYTES + n.len() + v.len()).sum();
         let key = self.key.unwrap_or_default();
         out.extend_from_slice(&(self.value.len() as u32).to_le_bytes());
         out.extend_from_slice(&[0; 4]);
@@ -142,7 +141,8 @@ impl<'a> Record<'a> {
     /// Reads the record at the beginning of `bytes`; what stands behind it is left alone.
     ///
     /// # Errors
-    /// [`FrameError::Malformed`] where the bytes are not a record.
+    /// [`FrameError::Malformed`] where the bytes are not a record, [`FrameError::OverLimit`] where
+    /// they say that they are too long for one.
     pub fn decode(
         bytes: &'a [u8],
         namespace: NamespaceId,
@@ -156,8 +156,14 @@ impl<'a> Record<'a> {
         let value_len = u32_at(bytes, 0) as usize;
         let key_len = usize::from(u16_at(bytes, 8));
         let headers_len = usize::from(u16_at(bytes, 10));
-        if value_len > MAX_RECORD_BYTES || key_len > MAX_KEY_BYTES || headers_len > MAX_ENCODED_HEADERS_BYTES {
-            return Err(malformed("a record is over its limits"));
+        for (what, size, limit) in [
+            ("a value's length in bytes", value_len, MAX_RECORD_BYTES),
+            ("a key's length in bytes", key_len, MAX_KEY_BYTES),
+            ("the encoded headers' length in bytes", headers_len, MAX_ENCODED_HEADERS_BYTES),
+        ] {
+            if size > limit {
+                return Err(FrameError::OverLimit { what, size, limit });
+            }
         }
         let headers_at = RECORD_HEADER_BYTES + key_len;
         let value_at = headers_at + headers_len;

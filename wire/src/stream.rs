@@ -11,7 +11,7 @@
 //! 13   3  zero
 //! 16   4  namespace id
 //! 20   4  generation
-//! 24   8  first offset   where this stream began
+//! 24   8  first offset   where this stream began: not behind next offset
 //! 32   8  next offset    where it ended: the head as of the request
 //! 40   8  frames         how many it held
 //! 48  32  chain          of the namespace at next offset
@@ -20,7 +20,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::chain::Chain;
-use crate::frame::{Frame, FrameError, PREFIX_BYTES};
+use crate::frame::{Frame, FrameError, PREFIX_BYTES, check_placed};
 use crate::ids::{Generation, NamespaceId, Offset};
 use crate::le::{array_at, put, u32_at, u64_at};
 
@@ -69,8 +69,11 @@ impl Trailer {
 
     /// Reads a trailer from exactly [`TRAILER_BYTES`] bytes.
     pub fn decode(bytes: &[u8]) -> Result<Trailer, FrameError> {
-        if bytes.len() != TRAILER_BYTES {
+        if bytes.len() < TRAILER_BYTES {
             return Err(FrameError::Truncated { need: TRAILER_BYTES, have: bytes.len() });
+        }
+        if bytes.len() > TRAILER_BYTES {
+            return Err(FrameError::Malformed("bytes follow the trailer"));
         }
         if bytes[..4] != TRAILER_MAGIC {
             return Err(FrameError::BadMagic);
@@ -88,11 +91,15 @@ impl Trailer {
         if u32_at(bytes, 8) as usize != TRAILER_BYTES || bytes[13..16] != [0; 3] {
             return Err(FrameError::Malformed("a trailer's fixed fields are not as they must be"));
         }
+        let (first_offset, next_offset) = (u64_at(bytes, 24), u64_at(bytes, 32));
+        if first_offset > next_offset {
+            return Err(FrameError::Malformed("a trailer's offsets run backwards"));
+        }
         Ok(Trailer {
             namespace,
             generation: u32_at(bytes, 20),
-            first_offset: u64_at(bytes, 24),
-            next_offset: u64_at(bytes, 32),
+            first_offset,
+            next_offset,
             frames: u64_at(bytes, 40),
             chain: Chain(array_at(bytes, 48)),
         })
@@ -124,7 +131,8 @@ impl FrameDecoder {
     /// The next item, or nothing until more bytes have come.
     ///
     /// # Errors
-    /// Where the bytes are neither frame nor trailer. The stream can't be read on after that.
+    /// Where the bytes are neither frame nor trailer. The stream can't be read on after that: what
+    /// is wrong is not skipped, so that every later call answers the same.
     #[expect(clippy::should_implement_trait, reason = "an iterator that ends would be taken for the stream's end")]
     pub fn next(&mut self) -> Result<Option<StreamItem>, FrameError> {
         if self.buffer.len() < PREFIX_BYTES {
@@ -142,8 +150,8 @@ impl FrameDecoder {
         if self.buffer.len() < length {
             return Ok(None);
         }
-        let frame = Frame::decode(self.buffer.split_to(length).freeze())?;
-        Ok(Some(StreamItem::Frame(frame)))
+        check_placed(&self.buffer[..length])?;
+        Ok(Some(StreamItem::Frame(Frame::placed(self.buffer.split_to(length).freeze()))))
     }
 
     /// Bytes that have arrived and are not yet an item.
