@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn golden_bytes_and_round_trip() {
-        let id = NamespaceId::new(0x0102_03).unwrap();
+        let id = NamespaceId::new(0x01_0203).unwrap();
         let deleted = ControlEvent::Deleted { id, generation: 7 };
         assert_eq!(deleted.encode(), [2, 3, 2, 1, 0, 7, 0, 0, 0]);
         assert_eq!(round_trip(&deleted), Ok(deleted));
@@ -120,7 +120,9 @@ mod tests {
 
     #[test]
     fn what_is_no_event_is_refused() {
-        for value in [&b""[..], b"\x02\0\0\0", b"\x03\0\0\0\0\0\0\0\0", b"\x02\0\0\0\0\0\0\0\0x", b"\x01\0\0\0\0\0\0\0\0\xff\0a"] {
+        for value in
+            [&b""[..], b"\x02\0\0\0", b"\x03\0\0\0\0\0\0\0\0", b"\x02\0\0\0\0\0\0\0\0x", b"\x01\0\0\0\0\0\0\0\0\xff\0a"]
+        {
             let draft = Draft::of(&NewRecord::bytes(value)).unwrap();
             assert!(ControlEvent::decode(&draft.records().next().unwrap()).is_err(), "{value:?}");
         }

@@ -46,7 +46,9 @@ pub enum OpenError {
         reason: String,
     },
     /// The rows stand for more than the log holds: they belong to another log.
-    #[error("{dir} stands for position {rows} of a partition that ends at {log}: if the log is right, delete the folder, it is rebuilt from the log")]
+    #[error(
+        "{dir} stands for position {rows} of a partition that ends at {log}: if the log is right, delete the folder, it is rebuilt from the log"
+    )]
     RowsAhead {
         /// The folder of the rows.
         dir: PathBuf,

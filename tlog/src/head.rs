@@ -97,7 +97,8 @@ impl Head {
         let (bytes, rest) = rest.split_first_chunk::<8>()?;
         let (chain, rest) = rest.split_first_chunk::<32>()?;
         let (counters, []) = rest.as_chunks::<COUNTER_BYTES>() else { return None };
-        let counters = counters.iter().map(|[shard, a, b, c, d]| (*shard, u32::from_le_bytes([*a, *b, *c, *d]))).collect();
+        let counters =
+            counters.iter().map(|[shard, a, b, c, d]| (*shard, u32::from_le_bytes([*a, *b, *c, *d]))).collect();
         Some(Head {
             generation: u32::from_le_bytes(*generation),
             next_offset: u64::from_le_bytes(*next_offset),

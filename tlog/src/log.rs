@@ -13,8 +13,8 @@ use wire::record::RECORD_HEADER_BYTES;
 use wire::{Frame, NamespaceConfig, NamespaceId, NamespaceName, Offset, Position};
 
 use crate::error::{AppendError, OpenError, ReadError};
-use crate::follow::Follower;
 use crate::folder;
+use crate::follow::Follower;
 use crate::head::Head;
 use crate::journal::LocalJournal;
 use crate::keeper::{Keeper, Work};
@@ -93,8 +93,7 @@ impl Log {
             };
             let state = State::load(id, count, Arc::clone(&rows), options.head_cache_bytes)?;
             let recovered = recovery.run(state)?;
-            let (partition, sequencer, keeper) =
-                start(recovered, recovery.dir, id, &rows, &storage, &clock, &options)?;
+            let (partition, sequencer, keeper) = start(recovered, recovery.dir, id, &rows, &storage, &clock, &options)?;
             partitions.push(partition);
             threads.push(sequencer);
             keepers.push(keeper);
@@ -384,10 +383,8 @@ fn start(
     let queue = Arc::new(Queue::new(options.max_waiting_bytes));
     let served = Arc::clone(&queue);
     let name = format!("sequencer-{id:03}");
-    let sequencer_thread = std::thread::Builder::new()
-        .name(name)
-        .spawn(move || sequencer.run(&served))
-        .map_err(OpenError::Thread)?;
+    let sequencer_thread =
+        std::thread::Builder::new().name(name).spawn(move || sequencer.run(&served)).map_err(OpenError::Thread)?;
     Ok((Partition { shared, queue }, sequencer_thread, keeper_thread))
 }
 

@@ -16,7 +16,7 @@ pub trait Clock: Debug + Send + Sync + 'static {
 }
 
 /// What can be chosen when a log is opened.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Options {
     /// Partitions of a folder that is being made: a power of two up to 256. A folder that exists
     /// keeps its own.
@@ -66,7 +66,10 @@ impl Options {
             return refuse(format!("a segment of {} bytes: it must be {bounds}", self.segment_bytes));
         }
         if self.max_waiting_bytes < MAX_FRAME_BYTES {
-            return refuse(format!("{} bytes may wait: at least one frame of {MAX_FRAME_BYTES} must be able to", self.max_waiting_bytes));
+            return refuse(format!(
+                "{} bytes may wait: at least one frame of {MAX_FRAME_BYTES} must be able to",
+                self.max_waiting_bytes
+            ));
         }
         Ok(())
     }

@@ -119,7 +119,11 @@ impl Reader {
 }
 
 /// Reads frames by their entries, checking that each is the one that the index means.
-fn read_frames(file: &SegmentFile, entries: &[Entry], namespace: &Namespace) -> Result<Vec<Arc<SharedFrame>>, ReadError> {
+fn read_frames(
+    file: &SegmentFile,
+    entries: &[Entry],
+    namespace: &Namespace,
+) -> Result<Vec<Arc<SharedFrame>>, ReadError> {
     let mut frames = Vec::with_capacity(entries.len());
     let mut rest = entries;
     while !rest.is_empty() {
@@ -194,7 +198,7 @@ impl Scan {
         // The place is found first and read after; a segment that is sealed in between keeps its file.
         let at = self.log.shared(self.partition).recent.read().at(self.position, max_bytes);
         let frames = match at {
-            At::AtEnd => Vec::new(),
+            At::Nothing => Vec::new(),
             At::Frames(frames) => frames.iter().map(|frame| frame.frame().clone()).collect(),
             At::InFile(file, end) => scan_frames(&file, self.position, end, max_bytes)?,
             At::InSealed(Sealed { base, end }) => {

@@ -71,7 +71,7 @@ pub(crate) enum At {
     /// In a sealed segment.
     InSealed(Sealed),
     /// There are none yet.
-    AtEnd,
+    Nothing,
 }
 
 /// What a partition's readers see of it.
@@ -170,7 +170,7 @@ impl Recent {
     /// Finds the partition's frames from `position` on, in one place.
     pub(crate) fn at(&self, position: Position, max_bytes: usize) -> At {
         if position >= self.active.end {
-            return At::AtEnd;
+            return At::Nothing;
         }
         if let Some(first) = self.tail.index_of(position) {
             let mut bytes = 0;
@@ -187,7 +187,7 @@ impl Recent {
         let behind = self.sealed.partition_point(|sealed| sealed.base <= position);
         match behind.checked_sub(1) {
             Some(at) => At::InSealed(self.sealed[at]),
-            None => At::AtEnd,
+            None => At::Nothing,
         }
     }
 }

@@ -66,7 +66,7 @@ impl Recovery<'_> {
         };
         let sealed = self.sealed(before, *last)?;
         let file = sealed::open_file(self.storage, &self.dir, *last)?;
-        let active = self.last_segment(file, state.end())?;
+        let active = self.last_segment(&file, state.end())?;
         if state.end() > active.end {
             let dir = self.rows.dir().to_owned();
             return Err(OpenError::RowsAhead { dir, rows: state.end(), log: active.end });
@@ -143,16 +143,17 @@ impl Recovery<'_> {
     }
 
     /// Reads the last segment, cuts a torn tail, and makes sure that what is left is durable.
-    fn last_segment(&self, file: SegmentFile, applied: Position) -> Result<OpenSegment, OpenError> {
+    fn last_segment(&self, file: &SegmentFile, applied: Position) -> Result<OpenSegment, OpenError> {
         let io = |source| io_error(&file.path, source);
         let mut segment = OpenSegment::new(file.clone());
         let mut last_commit = Vec::new();
-        let header_is_right = self.header_is_right(&file).map_err(io)?;
-        let mut scan = FrameScan::new(&file, file.base, Position::MAX).map_err(io)?;
+        let header_is_right = self.header_is_right(file).map_err(io)?;
+        let mut scan = FrameScan::new(file, file.base, Position::MAX).map_err(io)?;
         let stopped_by = loop {
             match scan.next() {
                 Ok(Some(frame)) => {
-                    let same_write = last_commit.last().is_some_and(|last: &Frame| last.commit_start() == frame.commit_start());
+                    let same_write =
+                        last_commit.last().is_some_and(|last: &Frame| last.commit_start() == frame.commit_start());
                     if !same_write {
                         last_commit.clear();
                     }
@@ -165,7 +166,7 @@ impl Recovery<'_> {
             }
         };
         if !header_is_right && segment.frames() > 0 {
-            return Err(damaged(&file, file.base, "the segment's header is not its own").into());
+            return Err(damaged(file, file.base, "the segment's header is not its own").into());
         }
         self.cut_tail(&segment, applied, &stopped_by)?;
         self.write_again(&segment, &last_commit, header_is_right).map_err(io)?;
@@ -246,7 +247,8 @@ impl Recovery<'_> {
 
 fn replay_segment(state: &mut State, file: &SegmentFile, end: Position) -> Result<(), OpenError> {
     let wrong = |position, reason: String| OpenError::from(damaged(file, position, reason));
-    let mut scan = FrameScan::new(file, state.end().max(file.base), end).map_err(|source| io_error(&file.path, source))?;
+    let mut scan =
+        FrameScan::new(file, state.end().max(file.base), end).map_err(|source| io_error(&file.path, source))?;
     let mut unwritten = 0;
     loop {
         let position = scan.position();
@@ -275,13 +277,9 @@ pub(crate) enum Tail {
     /// Zeros.
     Clean,
     /// Up to so many bytes of a write that was not durable.
-    Torn {
-        bytes: u64,
-    },
+    Torn { bytes: u64 },
     /// What was durable when the frame at position `later` was written.
-    Damaged {
-        later: Position,
-    },
+    Damaged { later: Position },
 }
 
 /// Judges what follows `end`, the position behind the last frame of the last segment.

@@ -200,7 +200,11 @@ impl Rows {
     }
 
     /// A producer's state in a namespace.
-    pub(crate) fn producer(&self, namespace: NamespaceId, producer: ProducerId) -> Result<Option<ProducerState>, ReadError> {
+    pub(crate) fn producer(
+        &self,
+        namespace: NamespaceId,
+        producer: ProducerId,
+    ) -> Result<Option<ProducerState>, ReadError> {
         self.get(&producer_key(namespace, producer), ProducerState::decode)
     }
 

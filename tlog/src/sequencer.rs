@@ -165,7 +165,12 @@ impl Sequencer {
     }
 
     /// Gives a draft the next place of its namespace and of the partition.
-    fn place(&mut self, namespace: NamespaceId, draft: Draft, producer: Option<Producer>) -> Result<Frame, AppendError> {
+    fn place(
+        &mut self,
+        namespace: NamespaceId,
+        draft: Draft,
+        producer: Option<Producer>,
+    ) -> Result<Frame, AppendError> {
         self.make_room(draft.len() as u64)?;
         let position = self.state.end();
         let time_micros = self.clock.now_micros().max(self.state.last_time());

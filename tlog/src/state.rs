@@ -125,7 +125,11 @@ impl State {
     }
 
     /// A producer's state in a namespace.
-    pub(crate) fn producer(&mut self, namespace: NamespaceId, id: ProducerId) -> Result<Option<&ProducerState>, ReadError> {
+    pub(crate) fn producer(
+        &mut self,
+        namespace: NamespaceId,
+        id: ProducerId,
+    ) -> Result<Option<&ProducerState>, ReadError> {
         let key = (namespace, id);
         if self.changes.producers.contains_key(&key) {
             return Ok(self.changes.producers.get(&key));

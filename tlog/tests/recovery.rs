@@ -126,7 +126,7 @@ async fn damage_to_what_the_rows_stand_for_is_no_torn_tail() {
 async fn a_missing_segment_is_an_error_and_so_is_a_damaged_sealed_one_when_it_is_read() {
     let dir = tempfile::tempdir().unwrap();
     let small = Options { segment_bytes: 4096, ..options() };
-    let log = open(dir.path(), &Arc::new(Disk), small.clone()).unwrap();
+    let log = open(dir.path(), &Arc::new(Disk), small).unwrap();
     let orders = create(&log, "orders").await;
     for _ in 0..40 {
         append(&log, &orders, &[&"v".repeat(400)]).await.unwrap();
@@ -145,7 +145,7 @@ async fn a_missing_segment_is_an_error_and_so_is_a_damaged_sealed_one_when_it_is
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&segments[1], &bytes).unwrap();
-    let log = open(dir.path(), &Arc::new(Disk), small.clone()).unwrap();
+    let log = open(dir.path(), &Arc::new(Disk), small).unwrap();
     let orders = log.namespace("orders").unwrap().unwrap();
     let mut reader = log.reader(&orders, 0).unwrap();
     let error = std::iter::repeat_with(|| reader.read_blocking(1)).find_map(Result::err).unwrap();

@@ -1,5 +1,6 @@
 //! Sealed segments: sealing one, opening one, and making its index again where it is lost.
 
+use std::fmt::Display;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -78,7 +79,7 @@ pub(crate) fn index_again(file: &SegmentFile, end: Position) -> Result<OpenSegme
 }
 
 /// The error of a segment that is damaged at a position.
-pub(crate) fn damaged(file: &SegmentFile, position: Position, reason: impl ToString) -> ReadError {
+pub(crate) fn damaged(file: &SegmentFile, position: Position, reason: impl Display) -> ReadError {
     ReadError::Damaged { file: file.path.clone(), position, reason: reason.to_string() }
 }
 

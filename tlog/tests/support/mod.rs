@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use tlog::{Append, Appended, AppendError, Clock, Log, Namespace, OpenError, Options, Storage};
+use tlog::{Append, AppendError, Appended, Clock, Log, Namespace, OpenError, Options, Storage};
 use wire::{Draft, DraftBuilder, Frame, NamespaceConfig, NamespaceName, NewRecord, Producer, ProducerId};
 
 /// A clock that is set by hand.
