@@ -82,7 +82,7 @@ async fn everything_is_there_after_rolls_restarts_and_losses_of_what_is_derived(
     }
     let add = async |log: &tlog::Log, round: usize, expected: &mut Vec<(tlog::Namespace, Vec<String>)>| {
         for (n, (namespace, all)) in expected.iter_mut().enumerate() {
-            if (n + round) % 3 > 0 {
+            if !(n + round).is_multiple_of(3) {
                 let value = format!("{round}-{n}-{}", "x".repeat(n * 5));
                 append(log, namespace, &[&value, "second"]).await.unwrap();
                 all.extend([value, "second".to_owned()]);
