@@ -40,7 +40,7 @@ impl Default for Options {
         Options {
             partitions: 4,
             segment_bytes: 32 << 20,
-            tail_bytes: 32 << 20,
+            tail_bytes: 16 << 20,
             max_waiting_bytes: 64 << 20,
             head_cache_bytes: 16 << 20,
             open_segments: 256,

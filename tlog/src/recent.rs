@@ -13,6 +13,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
 use wire::{NamespaceId, Offset, Position};
 
 use crate::segment::open::{Entry, OpenSegment, SegmentFile, entries_from};
@@ -83,13 +84,13 @@ pub(crate) struct Recent {
     tail: Tail,
     /// Namespaces that were deleted, with the position up to which unsealed segments may hold frames
     /// of theirs.
-    deleted: Vec<(NamespaceId, Position)>,
+    deleted: FxHashMap<NamespaceId, Position>,
 }
 
 impl Recent {
     pub(crate) fn new(sealed: Vec<Sealed>, active: OpenSegment, tail_bytes: usize) -> Recent {
         let tail = Tail { frames: VecDeque::new(), bytes: 0, most_bytes: tail_bytes };
-        Recent { sealed, sealing: VecDeque::new(), active, tail, deleted: Vec::new() }
+        Recent { sealed, sealing: VecDeque::new(), active, tail, deleted: FxHashMap::default() }
     }
 
     /// Takes in a frame that has become durable.
@@ -100,7 +101,7 @@ impl Recent {
 
     /// Hides the frames of a namespace that has been deleted.
     pub(crate) fn delete(&mut self, namespace: NamespaceId) {
-        self.deleted.push((namespace, self.active.end));
+        self.deleted.insert(namespace, self.active.end);
     }
 
     /// Makes a new segment the active one; returns the one that is to be sealed.
@@ -114,7 +115,7 @@ impl Recent {
     pub(crate) fn seal(&mut self) {
         let Some(segment) = self.sealing.pop_front() else { return };
         self.sealed.push(Sealed { base: segment.file.base, end: segment.end });
-        self.deleted.retain(|(_, position)| *position > segment.end);
+        self.deleted.retain(|_, position| *position > segment.end);
     }
 
     /// How many segments wait to be sealed.
@@ -141,7 +142,7 @@ impl Recent {
     /// Finds the frames of a namespace from `offset` on: at least one if there is one, and about as
     /// many as `max_bytes`, all in one place.
     pub(crate) fn find(&self, namespace: NamespaceId, offset: Offset, max_bytes: usize) -> Found {
-        if self.deleted.iter().any(|(deleted, _)| *deleted == namespace) {
+        if self.deleted.contains_key(&namespace) {
             return Found::Deleted;
         }
         for segment in self.unsealed_segments() {
