@@ -1,0 +1,52 @@
+# TLog: run · test · lint · bench · demo. Each does its own set-up on a fresh Debian that has Rust, gcc, make
+# and python. There is one profile, release, so that RocksDB is compiled once for all of them.
+
+LISTEN ?= 127.0.0.1:7256
+DATA   ?= ./data
+TLOG   := target/release/tlog
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build run test lint bench demo
+
+help:
+	@echo "make run     build, and serve on $(LISTEN) from $(DATA)"
+	@echo "make demo    publish, follow, rebuild and read this machine's own package database"
+	@echo "make test    every test"
+	@echo "make lint    format, clippy, docs"
+	@echo "make bench   the figures, as ratios to what this machine can do"
+
+# What RocksDB's build needs beyond gcc: a C++ compiler, and libclang for its bindings.
+setup:
+	@./.ci/packages g++ libclang-dev
+
+build: setup
+	cargo build --release --package broker
+
+run: build
+	@echo
+	@echo "The first calls to try, in another terminal:"
+	@echo
+	@echo "  curl -X PUT http://$(LISTEN)/v1/namespaces/orders"
+	@echo "  curl http://$(LISTEN)/v1/namespaces/orders/records --json '{\"key\":\"o-17\",\"value\":{\"item\":\"tea\"}}'"
+	@echo "  curl 'http://$(LISTEN)/v1/namespaces/orders/records?from=0'"
+	@echo "  curl -N 'http://$(LISTEN)/v1/namespaces/orders/events?from=start'"
+	@echo "  curl http://$(LISTEN)/v1/namespaces/orders/keys/o-17"
+	@echo "  $(TLOG) rebuild orders --out orders.tlog"
+	@echo
+	@$(TLOG) serve --data $(DATA) --listen $(LISTEN)
+
+test: setup
+	cargo test --release --workspace
+
+lint: setup
+	cargo fmt --all --check
+	cargo clippy --release --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps
+
+bench: build
+	cargo bench --profile release --package benches
+	python3 benches/speed.py $(TLOG)
+	cargo test --release --package broker --test many_namespaces -- --ignored --nocapture
+
+demo: build
+	python3 demo/demo.py $(TLOG)
