@@ -36,6 +36,11 @@ impl Head {
         Head { next_offset: 0, chain: Chain::EMPTY, bytes: 0, generation, counters: Counters::default() }
     }
 
+    /// The head as readers see it: without what only the sequencer needs.
+    pub(crate) fn seen(&self) -> Head {
+        Head { counters: Counters::default(), ..*self }
+    }
+
     /// Moves the head behind a frame that continues it.
     pub(crate) fn advance(&mut self, frame: &Frame) {
         self.next_offset = frame.next_offset();

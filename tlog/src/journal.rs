@@ -10,13 +10,14 @@
 //! engine by compare-and-append ("append these if your end is P"), which is why an append names the
 //! position that it continues.
 
+use std::fmt::Debug;
 use std::io::{self, IoSlice};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use wire::Position;
 
-use crate::keeper::Keeper;
+use crate::keeper::{Keeper, Spare};
 use crate::metrics::JournalMetrics;
 use crate::options::Clock;
 use crate::partition::Shared;
@@ -29,7 +30,7 @@ use crate::storage::{File, Storage};
 const MAX_UNSEALED: usize = 8;
 
 /// Where a partition's frames become durable.
-pub(crate) trait Journal: Send {
+pub(crate) trait Journal: Debug + Send {
     /// Bytes that the next append may have without want of space.
     fn room(&self) -> u64;
 
@@ -113,6 +114,9 @@ impl LocalJournal {
     /// Makes a new segment the active one, with space for `bytes` of frames.
     fn roll(&mut self, bytes: u64) -> io::Result<()> {
         let path = log_path(&self.dir, self.end);
+        // Whatever becomes of this, the old segment ends here: a failure may leave a file behind that
+        // says so.
+        self.full = self.end;
         let file = new_segment(&*self.storage, &self.dir, self.shared.id, self.end, bytes, self.keeper.take_spare())?;
         let active = SegmentFile { path, base: self.end, file };
         self.shared.recent.write().roll(active.clone());
@@ -127,32 +131,36 @@ impl LocalJournal {
 /// durable with its first frame.
 pub(crate) fn new_segment(
     storage: &dyn Storage,
-    dir: &std::path::Path,
+    dir: &Path,
     partition: u16,
     base: Position,
     bytes: u64,
-    spare: Option<Arc<dyn File>>,
+    spare: Option<Spare>,
 ) -> io::Result<Arc<dyn File>> {
-    let unnamed = match &spare {
-        Some(_) => dir.join(crate::segment::SPARE),
-        None => dir.join(NEW_SEGMENT),
-    };
-    let file = match spare {
-        Some(file) => file,
+    let Spare { path, file } = match spare {
+        Some(spare) => spare,
         None => {
+            let path = dir.join(NEW_SEGMENT);
             // What an earlier try left behind.
-            match storage.remove(&unnamed) {
+            match storage.remove(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => storage.create(&unnamed)?,
+                _ => Spare { file: storage.create(&path)?, path },
             }
         }
     };
-    file.allocate(HEADER_BYTES as u64 + bytes)?;
-    file.write_at(&[IoSlice::new(&encode_header(partition, base))], 0)?;
-    storage.rename(&unnamed, &log_path(dir, base))?;
-    storage.sync_dir(dir)?;
+    let name = || {
+        file.allocate(HEADER_BYTES as u64 + bytes)?;
+        file.write_at(&[IoSlice::new(&encode_header(partition, base))], 0)?;
+        storage.rename(&path, &log_path(dir, base))?;
+        storage.sync_dir(dir)
+    };
+    if let Err(error) = name() {
+        // What it holds may be what is wanting. Where this fails too, the next start removes it.
+        let _ = storage.remove(&path);
+        return Err(error);
+    }
     Ok(file)
 }
 
-/// A segment that is being made without a spare; not the spare's name, which the keeper may be at.
+/// A segment that is being made without a spare.
 const NEW_SEGMENT: &str = "new.tmp";

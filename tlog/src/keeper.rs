@@ -5,7 +5,6 @@ use std::io::{self, IoSlice};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 use tracing::{debug, warn};
@@ -14,7 +13,7 @@ use crate::error::ReadError;
 use crate::partition::Shared;
 use crate::rows::Rows;
 use crate::segment::open::OpenSegment;
-use crate::segment::{HEADER_BYTES, SPARE, sealed};
+use crate::segment::{HEADER_BYTES, sealed, spare_path};
 use crate::storage::{File, Storage};
 
 /// How much is zeroed by one write.
@@ -27,15 +26,34 @@ const MAX_ASKS: usize = 16;
 enum Ask {
     Prepare,
     Seal,
-    /// Seal, and say when it has been tried.
-    SealNow(SyncSender<()>),
 }
 
 /// The sequencer's end of the keeper. Dropping it ends the keeper's thread.
 #[derive(Debug)]
 pub(crate) struct Keeper {
     asks: SyncSender<Ask>,
-    spare: Arc<Mutex<Option<Arc<dyn File>>>>,
+    work: Arc<Work>,
+}
+
+/// The keeper's own end: what it is asked to do.
+#[derive(Debug)]
+pub(crate) struct Chores {
+    asked: Receiver<Ask>,
+    work: Arc<Work>,
+}
+
+/// A segment that has no base yet. No two have one path, so that one which is being made is never
+/// taken for one that is being put to use.
+#[derive(Debug)]
+pub(crate) struct Spare {
+    pub(crate) path: PathBuf,
+    pub(crate) file: Arc<dyn File>,
+}
+
+#[derive(Debug, Default)]
+struct Spares {
+    ready: Option<Spare>,
+    made: u64,
 }
 
 /// What the keeper works on.
@@ -46,19 +64,25 @@ pub(crate) struct Work {
     pub(crate) segment_bytes: u64,
     pub(crate) shared: Arc<Shared>,
     pub(crate) rows: Arc<Rows>,
+    spares: Mutex<Spares>,
+    sealing: Mutex<()>,
+}
+
+/// The keeper of a partition, as its two ends.
+pub(crate) fn keeper(
+    storage: Arc<dyn Storage>,
+    dir: PathBuf,
+    segment_bytes: u64,
+    shared: Arc<Shared>,
+    rows: Arc<Rows>,
+) -> (Keeper, Chores) {
+    let (spares, sealing) = (Mutex::default(), Mutex::default());
+    let work = Arc::new(Work { storage, dir, segment_bytes, shared, rows, spares, sealing });
+    let (asks, asked) = sync_channel(MAX_ASKS);
+    (Keeper { asks, work: Arc::clone(&work) }, Chores { asked, work })
 }
 
 impl Keeper {
-    /// Starts the keeper of a partition.
-    pub(crate) fn start(work: Work) -> io::Result<(Keeper, JoinHandle<()>)> {
-        let (asks, asked) = sync_channel(MAX_ASKS);
-        let spare = Arc::new(Mutex::new(None));
-        let keeper = Keeper { asks, spare: Arc::clone(&spare) };
-        let name = format!("keeper-{:03}", work.shared.id);
-        let thread = std::thread::Builder::new().name(name).spawn(move || work.run(&asked, &spare))?;
-        Ok((keeper, thread))
-    }
-
     /// Asks for a spare segment.
     pub(crate) fn prepare(&self) {
         // A full channel is a keeper that has work, and looks for more when it is done.
@@ -70,46 +94,71 @@ impl Keeper {
         let _ = self.asks.try_send(Ask::Seal);
     }
 
-    /// Asks that full segments be sealed, and waits until that has been tried.
+    /// Seals full segments here and now.
     pub(crate) fn seal_now(&self) {
-        let (tried, wait) = sync_channel(1);
-        if self.asks.send(Ask::SealNow(tried)).is_ok() {
-            // An error is a keeper that has ended: what it did not do shows in what is unsealed.
-            let _ = wait.recv();
-        }
+        self.work.seal_all();
     }
 
     /// The spare segment, if it is ready.
-    pub(crate) fn take_spare(&self) -> Option<Arc<dyn File>> {
-        self.spare.lock().take()
+    pub(crate) fn take_spare(&self) -> Option<Spare> {
+        self.work.spares.lock().ready.take()
+    }
+}
+
+impl Chores {
+    /// Does what is asked until the sequencer has ended.
+    pub(crate) fn run(&self) {
+        while let Ok(ask) = self.asked.recv() {
+            self.work.serve(&ask);
+        }
+    }
+
+    /// Does what was asked first, if anything was.
+    pub(crate) fn step(&self) -> bool {
+        let asked = self.asked.try_recv();
+        asked.is_ok_and(|ask| {
+            self.work.serve(&ask);
+            true
+        })
     }
 }
 
 impl Work {
-    fn run(&self, asks: &Receiver<Ask>, spare: &Mutex<Option<Arc<dyn File>>>) {
-        while let Ok(ask) = asks.recv() {
-            if matches!(&ask, Ask::Prepare) && spare.lock().is_none() {
-                match self.zeroed() {
-                    Ok(file) => *spare.lock() = Some(file),
-                    Err(error) => warn!(partition = self.shared.id, %error, "no spare segment could be made"),
-                }
+    fn serve(&self, ask: &Ask) {
+        if matches!(ask, Ask::Prepare)
+            && let Err(error) = self.prepare()
+        {
+            warn!(partition = self.shared.id, %error, "no spare segment could be made");
+        }
+        self.seal_all();
+    }
+
+    fn prepare(&self) -> io::Result<()> {
+        let path = {
+            let mut spares = self.spares.lock();
+            if spares.ready.is_some() {
+                return Ok(());
             }
-            self.seal_all();
-            if let Ask::SealNow(tried) = ask {
-                let _ = tried.send(());
+            spares.made += 1;
+            spare_path(&self.dir, spares.made)
+        };
+        match self.zeroed(&path) {
+            Ok(file) => {
+                self.spares.lock().ready = Some(Spare { path, file });
+                Ok(())
+            }
+            Err(error) => {
+                // Where this fails too, the next start removes it.
+                let _ = self.storage.remove(&path);
+                Err(error)
             }
         }
     }
 
     /// A new segment's file, zeros to its end and durable, so that writing to it later changes no
     /// metadata and an `fdatasync` has only data to write.
-    fn zeroed(&self) -> io::Result<Arc<dyn File>> {
-        let path = self.dir.join(SPARE);
-        match self.storage.remove(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let file = self.storage.create(&path)?;
+    fn zeroed(&self, path: &std::path::Path) -> io::Result<Arc<dyn File>> {
+        let file = self.storage.create(path)?;
         let length = HEADER_BYTES as u64 + self.segment_bytes;
         file.allocate(length)?;
         zero(&*file, 0, length)?;
@@ -118,6 +167,7 @@ impl Work {
     }
 
     fn seal_all(&self) {
+        let _alone = self.sealing.lock();
         loop {
             let Some(segment) = self.shared.recent.read().next_to_seal() else { return };
             match self.seal(&segment) {
@@ -149,9 +199,9 @@ pub(crate) fn locate(rows: &Rows, partition: u16, segment: &OpenSegment) -> Resu
 
 /// Writes zeros over a part of a file.
 pub(crate) fn zero(file: &dyn File, mut from: u64, to: u64) -> io::Result<()> {
-    let zeros = vec![0; ZERO_BYTES];
+    let zeros = vec![0; ZERO_BYTES.min((to - from) as usize)];
     while from < to {
-        let part = ZERO_BYTES.min((to - from) as usize);
+        let part = zeros.len().min((to - from) as usize);
         file.write_at(&[IoSlice::new(&zeros[..part])], from)?;
         from += part as u64;
     }

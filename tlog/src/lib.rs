@@ -23,6 +23,7 @@
 //! | `reader`, `follow` | cursors that pull, and wake-ups |
 //! | `recovery` | from files back to all of the above |
 //! | [`storage`] | files and syncs: the first seam |
+//! | `driver` | whose turn it is: threads, or a simulation's steps |
 //! | [`check`](mod@check) | the whole log, verified offline |
 //!
 //! # Invariants
@@ -42,6 +43,7 @@
 
 pub mod check;
 mod control;
+mod driver;
 mod error;
 mod folder;
 mod follow;
@@ -66,6 +68,7 @@ mod state;
 pub mod storage;
 
 pub use control::{ControlError, ControlEvent};
+pub use driver::Driver;
 pub use error::{AppendError, OpenError, ReadError};
 pub use follow::Follower;
 pub use head::Head;

@@ -12,12 +12,13 @@ use wire::limits::MAX_RECORD_BYTES;
 use wire::record::RECORD_HEADER_BYTES;
 use wire::{Frame, NamespaceConfig, NamespaceId, NamespaceName, Offset, Position};
 
+use crate::driver::{Driver, Turn};
 use crate::error::{AppendError, OpenError, ReadError};
 use crate::folder;
 use crate::follow::Follower;
 use crate::head::Head;
 use crate::journal::LocalJournal;
-use crate::keeper::{Keeper, Work};
+use crate::keeper::keeper;
 use crate::metrics::{AppendMetrics, JournalMetrics};
 use crate::namespace::Namespace;
 use crate::options::{Clock, Options};
@@ -76,13 +77,25 @@ impl Log {
         clock: Arc<dyn Clock>,
         options: Options,
     ) -> Result<Log, OpenError> {
+        let (log, driver) = Log::open_driven(dir, storage, clock, options)?;
+        *log.0.threads.lock() = driver.start()?;
+        info!(dir = %dir.display(), partitions = log.partitions(), "the log is open");
+        Ok(log)
+    }
+
+    /// Like [`Log::open`], but without threads: nothing is served until the driver is told to.
+    pub fn open_driven(
+        dir: &Path,
+        storage: Arc<dyn Storage>,
+        clock: Arc<dyn Clock>,
+        options: Options,
+    ) -> Result<(Log, Driver), OpenError> {
         options.check()?;
         let lock = folder::lock(&*storage, dir)?;
         let count = folder::partitions(&*storage, dir, &options)?;
         let rows = Arc::new(Rows::open(&dir.join("rows"))?);
         let mut partitions = Vec::new();
-        let mut threads = Vec::new();
-        let mut keepers = Vec::new();
+        let mut turns = Vec::new();
         for id in 0..count {
             let recovery = Recovery {
                 storage: &*storage,
@@ -93,25 +106,23 @@ impl Log {
             };
             let state = State::load(id, count, Arc::clone(&rows), options.head_cache_bytes)?;
             let recovered = recovery.run(state)?;
-            let (partition, sequencer, keeper) = start(recovered, recovery.dir, id, &rows, &storage, &clock, &options)?;
+            let (partition, turn) = assemble(recovered, recovery.dir, id, &rows, &storage, &clock, &options);
             partitions.push(partition);
-            threads.push(sequencer);
-            keepers.push(keeper);
+            turns.push(turn);
         }
-        threads.extend(keepers);
-        info!(dir = %dir.display(), partitions = count, "the log is open");
-        Ok(Log(Arc::new(Inner {
+        let log = Log(Arc::new(Inner {
             dir: dir.to_owned(),
             storage,
             clock,
-            rows,
+            rows: Arc::clone(&rows),
             partitions,
             names: Cache::new(options.cached_names),
             segments: Cache::new(options.open_segments),
             append_metrics: AppendMetrics::new(),
-            threads: Mutex::new(threads),
+            threads: Mutex::default(),
             _lock: lock,
-        })))
+        }));
+        Ok((log, Driver { turns, rows }))
     }
 
     /// How many partitions the folder has.
@@ -263,7 +274,13 @@ impl Inner {
     }
 
     pub(crate) fn head(&self, namespace: &Namespace) -> Result<Head, ReadError> {
-        match self.rows.head(namespace.id())? {
+        // What is not here any more is in the rows by now.
+        let moved = self.partition_of(namespace).shared.recent.read().head(namespace.id()).cloned();
+        let head = match moved {
+            Some(head) => Some(head),
+            None => self.rows.head(namespace.id())?,
+        };
+        match head {
             Some(head) if head.generation == namespace.generation() => Ok(head),
             _ => {
                 self.forget(namespace);
@@ -337,8 +354,9 @@ impl Partition {
     }
 }
 
-/// Starts the threads of a partition that has been recovered.
-fn start(
+/// Puts a partition together that has been recovered: what its readers and writers see of it, and
+/// what its threads do.
+fn assemble(
     recovered: Recovered,
     dir: PathBuf,
     id: u16,
@@ -346,20 +364,14 @@ fn start(
     storage: &Arc<dyn Storage>,
     clock: &Arc<dyn Clock>,
     options: &Options,
-) -> Result<(Partition, JoinHandle<()>, JoinHandle<()>), OpenError> {
+) -> (Partition, Turn) {
     let Recovered { sealed, active, full, state } = recovered;
     let watermark = Watermark { position: state.end(), records: state.records() };
     let (end, file) = (active.end, active.file.clone());
     let shared = Arc::new(Shared::new(id, Recent::new(sealed, active, options.tail_bytes), watermark));
     let segment_bytes = options.segment_bytes;
-    let work = Work {
-        storage: Arc::clone(storage),
-        dir: dir.clone(),
-        segment_bytes,
-        shared: Arc::clone(&shared),
-        rows: Arc::clone(rows),
-    };
-    let (keeper, keeper_thread) = Keeper::start(work).map_err(OpenError::Thread)?;
+    let (keeper, chores) =
+        keeper(Arc::clone(storage), dir.clone(), segment_bytes, Arc::clone(&shared), Arc::clone(rows));
     let journal = LocalJournal {
         storage: Arc::clone(storage),
         dir,
@@ -381,11 +393,7 @@ fn start(
         rows_behind: false,
     };
     let queue = Arc::new(Queue::new(options.max_waiting_bytes));
-    let served = Arc::clone(&queue);
-    let name = format!("sequencer-{id:03}");
-    let sequencer_thread =
-        std::thread::Builder::new().name(name).spawn(move || sequencer.run(&served)).map_err(OpenError::Thread)?;
-    Ok((Partition { shared, queue }, sequencer_thread, keeper_thread))
+    (Partition { shared, queue: Arc::clone(&queue) }, Turn { queue, sequencer, chores })
 }
 
 /// Checks a batch against what its namespace is configured to take.

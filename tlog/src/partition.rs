@@ -8,6 +8,7 @@ use wire::{NamespaceId, Position};
 
 use crate::control::ControlEvent;
 use crate::follow::Followers;
+use crate::head::Head;
 use crate::recent::Recent;
 use crate::shared_frame::SharedFrame;
 
@@ -41,9 +42,16 @@ impl Shared {
         }
     }
 
-    /// Shows frames that have become durable to the readers, and wakes those who follow them.
-    pub(crate) fn publish(&self, frames: &[Arc<SharedFrame>], watermark: Watermark) {
+    /// Shows frames that have become durable to the readers, with the heads that they moved, and
+    /// wakes those who follow them.
+    pub(crate) fn publish(
+        &self,
+        frames: &[Arc<SharedFrame>],
+        heads: impl Iterator<Item = (NamespaceId, Head)>,
+        watermark: Watermark,
+    ) {
         let mut recent = self.recent.write();
+        heads.for_each(|(namespace, head)| recent.set_head(namespace, head));
         for frame in frames {
             recent.push(Arc::clone(frame));
             if frame.namespace() == NamespaceId::CONTROL {

@@ -71,6 +71,14 @@ struct Waiting {
     closed: bool,
 }
 
+impl Waiting {
+    fn take(&mut self, into: &mut Vec<Request>) -> bool {
+        std::mem::swap(&mut self.requests, into);
+        self.bytes = 0;
+        !into.is_empty()
+    }
+}
+
 /// The requests that wait for one sequencer.
 #[derive(Debug)]
 pub(crate) struct Queue {
@@ -115,9 +123,12 @@ impl Queue {
         while waiting.requests.is_empty() && !waiting.closed {
             self.arrived.wait(&mut waiting);
         }
-        std::mem::swap(&mut waiting.requests, into);
-        waiting.bytes = 0;
-        !into.is_empty()
+        waiting.take(into)
+    }
+
+    /// Like [`Queue::take`], but does not wait.
+    pub(crate) fn take_now(&self, into: &mut Vec<Request>) -> bool {
+        self.waiting.lock().take(into)
     }
 
     /// Takes no more requests. What waits is still served.

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use wire::{NamespaceId, Offset, Position};
 
+use crate::head::Head;
 use crate::segment::open::{Entry, OpenSegment, SegmentFile, entries_from};
 use crate::segment::sealed::Sealed;
 use crate::shared_frame::SharedFrame;
@@ -82,6 +83,8 @@ pub(crate) struct Recent {
     sealing: VecDeque<Arc<OpenSegment>>,
     active: OpenSegment,
     tail: Tail,
+    /// Heads that have moved and whose rows are not yet written.
+    moved: FxHashMap<NamespaceId, Head>,
     /// Namespaces that were deleted, with the position up to which unsealed segments may hold frames
     /// of theirs.
     deleted: FxHashMap<NamespaceId, Position>,
@@ -90,7 +93,7 @@ pub(crate) struct Recent {
 impl Recent {
     pub(crate) fn new(sealed: Vec<Sealed>, active: OpenSegment, tail_bytes: usize) -> Recent {
         let tail = Tail { frames: VecDeque::new(), bytes: 0, most_bytes: tail_bytes };
-        Recent { sealed, sealing: VecDeque::new(), active, tail, deleted: FxHashMap::default() }
+        Recent { sealed, sealing: VecDeque::new(), active, tail, moved: FxHashMap::default(), deleted: FxHashMap::default() }
     }
 
     /// Takes in a frame that has become durable.
@@ -99,8 +102,25 @@ impl Recent {
         self.tail.push(frame);
     }
 
+    /// Takes in where a head has moved to, together with the frames that moved it: who sees one must
+    /// not miss the other.
+    pub(crate) fn set_head(&mut self, namespace: NamespaceId, head: Head) {
+        self.moved.insert(namespace, head);
+    }
+
+    /// Takes in that the rows say where all heads are.
+    pub(crate) fn rows_written(&mut self) {
+        self.moved.clear();
+    }
+
+    /// A head that has moved since the rows were written.
+    pub(crate) fn head(&self, namespace: NamespaceId) -> Option<&Head> {
+        self.moved.get(&namespace)
+    }
+
     /// Hides the frames of a namespace that has been deleted.
     pub(crate) fn delete(&mut self, namespace: NamespaceId) {
+        self.moved.remove(&namespace);
         self.deleted.insert(namespace, self.active.end);
     }
 

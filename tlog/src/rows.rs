@@ -22,6 +22,7 @@
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{DB, Direction, IteratorMode, Options, WriteBatch, WriteOptions};
 use wire::{NamespaceId, NamespaceName, Offset, Position, ProducerId};
 
@@ -252,6 +253,11 @@ impl Rows {
         }
         batch.put_located(partition, end);
         self.write(batch)
+    }
+
+    /// Makes all that was written durable, and a copy of the folder.
+    pub(crate) fn copy(&self, to: &Path) -> Result<(), ReadError> {
+        Ok(Checkpoint::new(&self.db)?.create_checkpoint(to)?)
     }
 
     /// Makes all that was written durable.

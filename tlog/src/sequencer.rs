@@ -25,6 +25,7 @@ use crate::state::{ApplyError, State};
 const MAX_COMMIT_BYTES: u64 = 8 << 20;
 
 /// The sequencer of a partition.
+#[derive(Debug)]
 pub(crate) struct Sequencer {
     pub(crate) state: State,
     pub(crate) journal: Box<dyn Journal>,
@@ -36,7 +37,7 @@ pub(crate) struct Sequencer {
 }
 
 /// Frames that have a place and are not yet durable, and the answers that wait for them.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Commit {
     frames: Vec<Arc<SharedFrame>>,
     bytes: u64,
@@ -44,6 +45,7 @@ pub(crate) struct Commit {
 }
 
 /// An answer that waits for the commit.
+#[derive(Debug)]
 enum Answer {
     Append(Reply<Stored>, Result<Stored, AppendError>),
     Create(Reply<Created>, Result<Created, AppendError>),
@@ -85,8 +87,18 @@ impl Sequencer {
         }
     }
 
+    /// Serves what waits in the queue right now, if anything does.
+    pub(crate) fn step(&mut self, queue: &Queue) -> bool {
+        let mut requests = Vec::new();
+        let any = queue.take_now(&mut requests);
+        if any {
+            self.process(requests.into_iter());
+        }
+        any
+    }
+
     /// Serves requests in their order, in as few commits as their size allows.
-    pub(crate) fn process(&mut self, requests: impl Iterator<Item = Request>) {
+    fn process(&mut self, requests: impl Iterator<Item = Request>) {
         if self.rows_behind {
             self.write_rows();
         }
@@ -219,10 +231,9 @@ impl Sequencer {
         if let (Some(first), None) = (frames.first(), self.shared.failure()) {
             match self.journal.append(first.position(), &frames) {
                 Ok(()) => {
-                    // The rows come first, so that who reads its own write finds the head moved.
+                    let watermark = Watermark { position: first.position() + bytes, records: self.state.records() };
+                    self.shared.publish(&frames, self.state.changed_heads(), watermark);
                     self.write_rows();
-                    let end = first.position() + bytes;
-                    self.shared.publish(&frames, Watermark { position: end, records: self.state.records() });
                 }
                 Err(reason) => {
                     error!(partition = self.shared.id, %reason, "a write failed, the partition takes no more");
@@ -242,6 +253,9 @@ impl Sequencer {
         let written = self.state.write();
         if let (Err(error), false) = (&written, self.rows_behind) {
             error!(partition = self.shared.id, %error, "the rows can't be written, appends wait until they can");
+        }
+        if written.is_ok() {
+            self.shared.recent.write().rows_written();
         }
         self.rows_behind = written.is_err();
     }

@@ -232,6 +232,11 @@ impl State {
         Ok(())
     }
 
+    /// The heads that have changed and are not yet in the rows.
+    pub(crate) fn changed_heads(&self) -> impl Iterator<Item = (NamespaceId, Head)> {
+        self.changes.heads.iter().filter_map(|(namespace, head)| Some((*namespace, head.as_ref()?.seen())))
+    }
+
     /// Writes what has changed to the rows, as one batch with the position that it stands for.
     /// After an error everything is kept, and the next call tries again.
     pub(crate) fn write(&mut self) -> Result<(), ReadError> {

@@ -5,7 +5,7 @@
 //! DIR/partitions/003/00000000000000000000.log   sealed, immutable
 //! DIR/partitions/003/00000000000000000000.idx   where each namespace's frames are in it
 //! DIR/partitions/003/00000000000033554368.log   active: frames, then zeros up to its size
-//! DIR/partitions/003/spare.tmp                  the next one, zeroed ahead of need
+//! DIR/partitions/003/spare-1.tmp                the next one, zeroed ahead of need
 //! ```
 //!
 //! A segment is named by its base, the position of its first frame. It begins with a header, and
@@ -33,12 +33,14 @@ pub(crate) const HEADER_BYTES: usize = 64;
 
 const MAGIC: [u8; 8] = *b"TLOGSEG1";
 
-/// The file that will be the next segment.
-pub(crate) const SPARE: &str = "spare.tmp";
-
 /// The folder of a partition's segments.
 pub(crate) fn partition_dir(data: &Path, partition: u16) -> PathBuf {
     data.join("partitions").join(format!("{partition:03}"))
+}
+
+/// The path of the `n`th file that is made to be the next segment.
+pub(crate) fn spare_path(dir: &Path, n: u64) -> PathBuf {
+    dir.join(format!("spare-{n}.tmp"))
 }
 
 /// The path of the segment with this base.
@@ -82,7 +84,7 @@ mod tests {
         let path = log_path(&partition_dir(Path::new("d"), 3), 33_554_368);
         assert_eq!(path, Path::new("d/partitions/003/00000000000033554368.log"));
         assert_eq!(base_of(&path), Some(33_554_368));
-        for other in ["spare.tmp", "1.log", "00000000000033554368.idx", "0000000000003355436x.log"] {
+        for other in ["spare-1.tmp", "1.log", "00000000000033554368.idx", "0000000000003355436x.log"] {
             assert_eq!(base_of(Path::new(other)), None, "{other}");
         }
     }

@@ -1,0 +1,208 @@
+//! What the OpenAPI document says beside the calls themselves: the parameters and shapes that they
+//! share. The shapes of `wire` are described here, as `wire` knows nothing of HTTP; a test compares
+//! them with the real ones.
+#![allow(dead_code, reason = "these types are read by the macros alone")]
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use utoipa::openapi::OpenApi as Document;
+use utoipa::{IntoParams, IntoResponses, OpenApi, ToSchema};
+
+use crate::http::ndjson::Progress;
+use crate::http::publish::Published;
+
+/// The document, before the calls are added.
+pub(crate) fn document() -> Document {
+    #[derive(OpenApi)]
+    #[openapi(
+        info(
+            title = "TLog",
+            description = "A durable append-only log and pub/sub broker.\n\n\
+                           Errors are `application/problem+json` (RFC 9457); `type` is stable, `retry` says whether \
+                           to send the request again.",
+        ),
+        tags(
+            (name = "namespaces", description = "Named, totally ordered streams of records"),
+            (name = "records", description = "Publish and read"),
+            (name = "follow", description = "Server-Sent Events"),
+            (name = "keys", description = "The latest value of each key"),
+            (name = "objects", description = "Records by their content-addressed ids"),
+            (name = "stores", description = "The ring of 256 stores"),
+            (name = "operations", description = "For those who run the broker"),
+        )
+    )]
+    struct Base;
+
+    Base::openapi()
+}
+
+/// The namespace in a path.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(crate) struct Ns {
+    /// The namespace's name, percent-encoded: 1 to 255 bytes of UTF-8 without control characters.
+    ns: String,
+}
+
+/// The key in a path.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(crate) struct Key {
+    /// The key, percent-encoded: 1 to 1024 bytes of UTF-8 without control characters.
+    key: String,
+}
+
+/// The object id in a path.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(crate) struct Id {
+    /// The object id: 16 hex digits.
+    #[param(example = "3f0000010000000a")]
+    id: String,
+}
+
+/// What a read of the stores may wait for.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Seen {
+    /// The offset of a record that the answer must take into account.
+    min_offset: Option<u64>,
+    /// How long to wait until it has been, milliseconds; 5000 by default.
+    #[param(maximum = 60_000)]
+    wait: Option<u64>,
+}
+
+/// The conditions of a publish.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+pub(crate) struct PublishHeaders {
+    /// Append only where this is the next offset.
+    #[param(rename = "If-Match", example = "\"17\"")]
+    if_match: Option<String>,
+    /// The producer's name for itself: with its epoch and sequence it makes a retry safe.
+    #[param(rename = "Producer-Id")]
+    producer_id: Option<String>,
+    /// Which life of the producer: a higher one fences the ones before.
+    #[param(rename = "Producer-Epoch")]
+    producer_epoch: Option<u32>,
+    /// Which batch of that life, from 0.
+    #[param(rename = "Producer-Seq")]
+    producer_seq: Option<u64>,
+}
+
+/// Whatever goes wrong.
+#[derive(IntoResponses)]
+#[response(status = "default", description = "Refused", content_type = "application/problem+json")]
+pub(crate) struct Problems(#[to_schema] Problem);
+
+/// An error, RFC 9457.
+#[derive(ToSchema)]
+pub(crate) struct Problem {
+    /// `urn:tlog:error:` and the error's name.
+    #[schema(example = "urn:tlog:error:offset-mismatch")]
+    r#type: String,
+    /// What the type means.
+    title: String,
+    /// The HTTP status.
+    status: u16,
+    /// What was wrong this time.
+    detail: String,
+    /// Whether to send the request again: `safe`, `unknown` (it may have taken effect), `never`.
+    retry: String,
+    /// The namespace's next offset, where that is what was wrong.
+    next_offset: Option<u64>,
+    /// The first line of NDJSON that was not stored.
+    line: Option<u64>,
+    /// Records of NDJSON that were stored.
+    stored: Option<u64>,
+}
+
+/// What a namespace is configured to do.
+#[derive(ToSchema)]
+pub(crate) struct Config {
+    /// The largest record that it takes, bytes of key, headers and value.
+    #[schema(minimum = 1, maximum = 1_048_576, default = 1_048_576)]
+    max_record_bytes: Option<u32>,
+}
+
+/// Any JSON.
+#[derive(ToSchema)]
+#[schema(value_type = Value)]
+pub(crate) struct Anything(Value);
+
+/// A record to publish. One of `value`, `value_base64` and `tombstone` is there.
+#[derive(ToSchema)]
+pub(crate) struct NewRecord {
+    /// Its key; a tombstone needs one.
+    key: Option<String>,
+    /// Any JSON, kept as it is written.
+    value: Option<Value>,
+    /// Bytes, in base64.
+    value_base64: Option<String>,
+    /// Its headers.
+    headers: Option<BTreeMap<String, String>>,
+    /// True: the key has no value as of here.
+    tombstone: Option<bool>,
+}
+
+/// A record, or a batch that is stored wholly or not at all.
+#[derive(ToSchema)]
+#[serde(untagged)]
+pub(crate) enum NewRecords {
+    One(NewRecord),
+    Batch(Vec<NewRecord>),
+}
+
+/// What was stored.
+#[derive(ToSchema)]
+#[serde(untagged)]
+pub(crate) enum Stored {
+    Batch(Published),
+    Stream(Progress),
+}
+
+/// A record.
+#[derive(ToSchema)]
+pub(crate) struct Record {
+    /// Its namespace, where the answer is not of one alone.
+    namespace: Option<String>,
+    /// Its place in the namespace.
+    offset: u64,
+    /// Its object id, 16 hex digits.
+    #[schema(example = "3f0000010000000a")]
+    id: String,
+    /// Its key, if it has one.
+    key: Option<String>,
+    /// Its value, where that is JSON or text; null of a tombstone.
+    value: Option<Value>,
+    /// Its value, where that is other bytes, in base64.
+    value_base64: Option<String>,
+    /// Whether it deletes its key.
+    tombstone: Option<bool>,
+    /// Its headers.
+    headers: Option<BTreeMap<String, String>>,
+    /// When it was appended, RFC 3339.
+    time: String,
+}
+
+/// A page of records.
+#[derive(ToSchema)]
+pub(crate) struct RecordPage {
+    /// The records, in order.
+    records: Vec<Record>,
+    /// Where to go on.
+    next_offset: u64,
+    /// The namespace's next offset.
+    head: u64,
+}
+
+/// A page of the latest records of keys.
+#[derive(ToSchema)]
+pub(crate) struct KeyPage {
+    /// The records, in the order of keys.
+    records: Vec<Record>,
+    /// The key to go on behind, as `after`; null at the end.
+    #[schema(required)]
+    next: Option<String>,
+}

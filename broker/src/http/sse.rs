@@ -1,0 +1,253 @@
+//! Server-Sent Events as text.
+//!
+//! ```text
+//! id: 17⏎                                    the record's offset; or a resume token
+//! data: {"offset":17,"id":"3f00…",…}⏎        the record, as reads answer it
+//! ⏎
+//! ```
+//!
+//! A parser of events ends a line at LF, CR or CRLF, so `data` is split at all three and each part
+//! gets a `data:` of its own: whatever a value holds, it can't begin a field or an event. (Only JSON
+//! values can hold them, between tokens, where it makes no difference that the reader gets LF.)
+//!
+//! What a stream says beside records: a comment to begin with, `retry`, and comments as heartbeats.
+//! An event without `data` is not dispatched, but its `id` counts: that is how a follower learns
+//! where it is before its first record, and while none of the records are for it.
+
+use bytes::Bytes;
+use tlog::FrameText;
+use wire::Frame;
+use wire::json::{Lines, time_text, write_record};
+
+/// What a browser waits before it connects again, milliseconds.
+const RETRY_MS: u32 = 1_000;
+
+/// Bytes that a record's text has more than its key and value, as a rule: room to be reserved.
+const RECORD_ROOM: usize = 128;
+
+const ID: &[u8] = b"id: ";
+const DATA: &[u8] = b"data: ";
+
+/// What a stream begins with; `id` is where it stands, if that is to be known.
+pub(crate) fn opening(id: Option<&str>) -> Bytes {
+    let mut text = format!(": tlog\nretry: {RETRY_MS}\n");
+    push_id(&mut text, id);
+    text.into()
+}
+
+/// What a stream says when it has had nothing to say for a while.
+pub(crate) fn heartbeat(id: Option<&str>) -> Bytes {
+    let mut text = ":\n".to_owned();
+    push_id(&mut text, id);
+    text.into()
+}
+
+fn push_id(text: &mut String, id: Option<&str>) {
+    if let Some(id) = id {
+        text.push_str("id: ");
+        text.push_str(id);
+        text.push('\n');
+    }
+    text.push('\n');
+}
+
+/// The events of a frame's records, each with its offset as `id`.
+pub(crate) fn frame_text(frame: &Frame) -> FrameText {
+    let time = time_text(frame.time_micros());
+    let count = frame.record_count() as usize;
+    let mut text = Vec::with_capacity(frame.len() + count * RECORD_ROOM);
+    let mut ends = Vec::with_capacity(count);
+    for record in frame.records() {
+        text.extend_from_slice(ID);
+        text.extend_from_slice(itoa::Buffer::new().format(record.offset).as_bytes());
+        text.extend_from_slice(b"\n");
+        text.extend_from_slice(DATA);
+        let begin = text.len();
+        let written = write_record(&mut text, &record, &time, None, Lines::Keep);
+        debug_assert!(written.is_ok(), "a Vec takes everything");
+        split_lines(&mut text, begin);
+        text.extend_from_slice(b"\n\n");
+        ends.push(text.len() as u32);
+    }
+    FrameText { bytes: text.into(), ends: ends.into() }
+}
+
+/// The event of one record with another `id`, and its namespace: for a stream that carries many.
+/// `event` is the record's text in [`frame_text`]; `namespace` is its name as JSON.
+pub(crate) fn push_event_of(out: &mut Vec<u8>, event: &[u8], id: &str, namespace: &str) {
+    let line = memchr::memchr(b'\n', event).map_or(0, |end| end + 1);
+    let object = event.get(line + DATA.len() + 1..).unwrap_or_default();
+    out.extend_from_slice(ID);
+    out.extend_from_slice(id.as_bytes());
+    out.extend_from_slice(b"\ndata: {\"namespace\":");
+    out.extend_from_slice(namespace.as_bytes());
+    out.push(b',');
+    out.extend_from_slice(object);
+}
+
+/// Makes what stands from `begin` on, behind a `data:`, into as many lines of data as it has.
+fn split_lines(text: &mut Vec<u8>, begin: usize) {
+    let Some(first) = memchr::memchr2(b'\n', b'\r', &text[begin..]) else { return };
+    let rest = text.split_off(begin + first);
+    let mut at = 0;
+    while at < rest.len() {
+        // A line break stands at `at`.
+        at += if rest[at..].starts_with(b"\r\n") { 2 } else { 1 };
+        let end = memchr::memchr2(b'\n', b'\r', &rest[at..]).map_or(rest.len(), |next| at + next);
+        text.push(b'\n');
+        text.extend_from_slice(DATA);
+        text.extend_from_slice(&rest[at..end]);
+        at = end;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use wire::{Chain, Draft, DraftBuilder, Kind, NamespaceId, NewRecord, Place};
+
+    use super::*;
+
+    /// An event as the standard's parser dispatches it.
+    #[derive(Debug, PartialEq, Eq)]
+    struct Event {
+        kind: String,
+        id: String,
+        data: String,
+    }
+
+    /// "Interpreting an event stream", step by step as the HTML standard has it.
+    fn parse(stream: &str) -> Vec<Event> {
+        let (mut events, mut last_id, mut kind, mut data) = (Vec::new(), String::new(), String::new(), String::new());
+        let normal = stream.replace("\r\n", "\n").replace('\r', "\n");
+        for line in normal.split_terminator('\n') {
+            if line.is_empty() {
+                if !data.is_empty() {
+                    data.pop();
+                    events.push(Event { kind: kind.clone(), id: last_id.clone(), data: data.clone() });
+                }
+                (data, kind) = (String::new(), String::new());
+                continue;
+            }
+            let (field, value) = line.split_once(':').unwrap_or((line, ""));
+            let value = value.strip_prefix(' ').unwrap_or(value);
+            match field {
+                "event" => kind = value.to_owned(),
+                "data" => {
+                    data.push_str(value);
+                    data.push('\n');
+                }
+                "id" if !value.contains('\0') => last_id = value.to_owned(),
+                _ => {}
+            }
+        }
+        events
+    }
+
+    fn frame(draft: Draft) -> Frame {
+        let namespace = NamespaceId::new(3).unwrap();
+        draft.place(
+            &Place {
+                position: 0,
+                commit_start: 0,
+                namespace,
+                generation: 1,
+                base_offset: 17,
+                time_micros: 0,
+                producer: None,
+                chain: Chain::EMPTY,
+            },
+            |_| 10,
+        )
+    }
+
+    #[test]
+    fn golden_event() {
+        let draft = Draft::of(&NewRecord::json("{\"a\":\r\n1}").with_key("k")).unwrap();
+        let text = frame_text(&frame(draft));
+        let expected = "id: 17\ndata: {\"offset\":17,\"id\":\"45000003000000 0a\",\"key\":\"k\",\"value\":{\"a\":\ndata: 1},\
+                        \"time\":\"1970-01-01T00:00:00Z\"}\n\n";
+        let shard = wire::Shard::of(Some("k"), b"").0;
+        let expected = expected.replace("45000003000000 0a", &format!("{shard:02x}0000030000000a"));
+        assert_eq!(std::str::from_utf8(&text.bytes).unwrap(), expected);
+        assert_eq!(&*text.ends, [expected.len() as u32]);
+
+        let mut many = Vec::new();
+        push_event_of(&mut many, &text.bytes, "token", "\"a b\"");
+        let events = parse(std::str::from_utf8(&many).unwrap());
+        assert_eq!(events[0].id, "token");
+        assert!(events[0].data.starts_with("{\"namespace\":\"a b\",\"offset\":17,"), "{}", events[0].data);
+        assert!(events[0].data.ends_with("Z\"}"));
+    }
+
+    #[test]
+    fn what_is_said_beside_records_is_no_event() {
+        assert_eq!(parse(std::str::from_utf8(&opening(Some("16"))).unwrap()), []);
+        assert_eq!(parse(std::str::from_utf8(&heartbeat(None)).unwrap()), []);
+        let id = "id: 16\n\n";
+        assert!(opening(Some("16")).ends_with(id.as_bytes()) && heartbeat(Some("16")).ends_with(id.as_bytes()));
+    }
+
+    /// Values of all kinds that try to forge events.
+    fn value() -> impl Strategy<Value = (Kind, Vec<u8>)> {
+        let piece =
+            prop::sample::select(vec!["\r", "\n", "\r\n", "id: 1", "data:", ":", "event: reset", " ", "ä", "\0"]);
+        let text = prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat());
+        let space = prop::sample::select(vec!["", "\r", "\n", "\r\n", "\n\r", "\r\r\n\n", " "]);
+        let json = (prop::collection::vec(space, 4), text.clone()).prop_map(|(space, text)| {
+            let text = serde_json::to_string(&text).unwrap();
+            format!("[{}{text}{},{}7{}]", space[0], space[1], space[2], space[3])
+        });
+        prop_oneof![
+            text.prop_map(|text| (Kind::Text, text.into_bytes())),
+            json.prop_map(|json| (Kind::Json, json.into_bytes())),
+            prop::collection::vec(any::<u8>(), 0..20).prop_map(|bytes| (Kind::Bytes, bytes)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_standard_parser_reads_back_what_went_in(values in prop::collection::vec(value(), 1..5)) {
+            let mut builder = DraftBuilder::default();
+            for (kind, value) in &values {
+                builder.push(&NewRecord { key: None, headers: &[], kind: *kind, value }).unwrap();
+            }
+            let frame = frame(builder.finish().unwrap());
+            let text = frame_text(&frame);
+            let events = parse(std::str::from_utf8(&text.bytes).unwrap());
+            prop_assert_eq!(events.len(), values.len());
+            for ((event, record), (kind, value)) in events.iter().zip(frame.records()).zip(&values) {
+                prop_assert_eq!((&event.kind, &event.id), (&String::new(), &record.offset.to_string()));
+                let read: wire::json::RecordJson = serde_json::from_str(&event.data).unwrap();
+                let spelled = read.value.as_ref().map(|value| value.get());
+                match kind {
+                    Kind::Json => {
+                        let sent = std::str::from_utf8(value).unwrap().replace("\r\n", "\n").replace('\r', "\n");
+                        prop_assert_eq!(spelled.unwrap(), sent);
+                    }
+                    Kind::Text => {
+                        let text: String = serde_json::from_str(spelled.unwrap()).unwrap();
+                        prop_assert_eq!(text.as_bytes(), value.as_slice());
+                    }
+                    _ => prop_assert!(read.value_base64.is_some()),
+                }
+            }
+        }
+
+        #[test]
+        fn each_record_is_found_by_its_end(values in prop::collection::vec(value(), 1..5)) {
+            let mut builder = DraftBuilder::default();
+            for (kind, value) in &values {
+                builder.push(&NewRecord { key: None, headers: &[], kind: *kind, value }).unwrap();
+            }
+            let text = frame_text(&frame(builder.finish().unwrap()));
+            let mut begin = 0;
+            for (index, end) in text.ends.iter().enumerate() {
+                let events = parse(std::str::from_utf8(&text.bytes[begin..*end as usize]).unwrap());
+                prop_assert_eq!(events.len(), 1);
+                prop_assert_eq!(&events[0].id, &(17 + index).to_string());
+                begin = *end as usize;
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The server: opens the data folder, listens, and stops in order.
+//!
+//! ```text
+//! bind ─▶ run: accept ─▶ one task a connection (connection.rs)
+//!          │ shutdown
+//!          ├─ no more connections; streams and waits end; requests in flight are answered
+//!          ├─ what is still open after `drain` is cut off
+//!          └─ stores, then log: closed
+//! ```
+
+mod connection;
+mod stall;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use consumers::Stores;
+use tlog::Log;
+use tlog::storage::Disk;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::SystemClock;
+use crate::config::{ServeError, ServerConfig};
+use crate::http;
+use crate::http::body::BodyBudget;
+use crate::state::Broker;
+use crate::telemetry;
+use connection::Connections;
+
+/// How long to wait before accepting again, after accepting has failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often the log is asked whether a partition has failed, and the metrics are tidied up.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A server that listens, on an open data folder.
+#[derive(Debug)]
+pub struct Server {
+    config: ServerConfig,
+    listener: TcpListener,
+    address: SocketAddr,
+    broker: Arc<Broker>,
+    connections: Arc<Connections>,
+}
+
+/// Serves until `shutdown` is cancelled and everything in flight has ended.
+///
+/// # Errors
+/// Where the server can't be started, or did not stop in order.
+pub async fn serve(config: ServerConfig, shutdown: CancellationToken) -> Result<(), ServeError> {
+    Server::bind(config).await?.run(shutdown).await
+}
+
+impl Server {
+    /// Opens the data folder and listens. Connections are taken when [`Server::run`] is called.
+    ///
+    /// # Errors
+    /// Where address, folder or configuration do not allow it; nothing is left open.
+    pub async fn bind(config: ServerConfig) -> Result<Server, ServeError> {
+        if config.max_connections == 0 {
+            return Err(ServeError::NoConnections);
+        }
+        let cors = http::cors(&config.cors_origins)?;
+        let not_listening = |source| ServeError::Listen { address: config.listen, source };
+        let listener = TcpListener::bind(config.listen).await.map_err(not_listening)?;
+        let address = listener.local_addr().map_err(not_listening)?;
+        let metrics = telemetry::install()?;
+        let (data, options) = (config.data.clone(), config.log);
+        let (log, stores) = tokio::task::spawn_blocking(move || open(&data, options)).await??;
+        let broker = Arc::new(Broker {
+            log,
+            stores,
+            closing: CancellationToken::new(),
+            timeouts: config.timeouts,
+            bodies: BodyBudget::default(),
+            metrics,
+        });
+        let connections = Arc::new(Connections::new(http::router(&broker, cors), config.timeouts));
+        Ok(Server { config, listener, address, broker, connections })
+    }
+
+    /// Where the server listens: the real port where port 0 was asked for.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `shutdown` is cancelled, then stops: requests in flight are answered, event
+    /// streams end, log and stores are closed.
+    ///
+    /// # Errors
+    /// Where the stop was not in order; the log itself is safe even then.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), ServeError> {
+        let Server { config, listener, address, broker, connections } = self;
+        tracing::info!(%address, data = %config.data.display(), partitions = broker.log.partitions(), "serving");
+        let kill = CancellationToken::new();
+        let tracker = TaskTracker::new();
+        let watch = tracker.spawn(watch(Arc::clone(&broker)));
+        let places = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                accepted = accept(&listener, &places) => accepted,
+            };
+            if let Some((stream, place)) = accepted {
+                let connections = Arc::clone(&connections);
+                let (closing, kill) = (broker.closing.child_token(), kill.child_token());
+                tracker.spawn(async move {
+                    connections.serve(stream, closing, kill).await;
+                    drop(place);
+                });
+            }
+        }
+        drop(listener);
+        tracing::info!(%address, "stopping");
+        broker.closing.cancel();
+        tracker.close();
+        if timeout(config.timeouts.drain, tracker.wait()).await.is_err() {
+            tracing::warn!(open = tracker.len(), "cutting off what is still open");
+            kill.cancel();
+            tracker.wait().await;
+        }
+        watch.await?;
+        tokio::task::spawn_blocking(move || {
+            broker.stores.close();
+            broker.log.close();
+        })
+        .await?;
+        tracing::info!(%address, "stopped");
+        Ok(())
+    }
+}
+
+/// Blocking: recovers the log and opens the stores.
+fn open(data: &Path, options: tlog::Options) -> Result<(Log, Stores), ServeError> {
+    let log = Log::open(data, Arc::new(Disk), Arc::new(SystemClock::default()), options)?;
+    match Stores::open(data, log.clone()) {
+        Ok(stores) => Ok((log, stores)),
+        Err(error) => {
+            log.close();
+            Err(error.into())
+        }
+    }
+}
+
+/// The next connection, once there is a place for it. Nothing where accepting failed.
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+    // The semaphore is never closed.
+    let place = Arc::clone(places).acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => Some((stream, place)),
+        Err(error) => {
+            tracing::warn!(%error, "a connection can't be accepted");
+            sleep(ACCEPT_PAUSE).await;
+            None
+        }
+    }
+}
+
+/// Says it, once, when a partition fails; keeps the metrics from growing where nobody reads them.
+async fn watch(broker: Arc<Broker>) {
+    let mut ticks = interval(WATCH_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut said = None;
+    loop {
+        tokio::select! {
+            () = broker.closing.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        broker.metrics.run_upkeep();
+        let failed = broker.log.failed_partition();
+        if let Some((partition, reason)) = failed.as_ref().filter(|_| failed != said) {
+            tracing::error!(partition, reason, "a partition takes no more writes until a restart");
+        }
+        said = failed;
+    }
+}

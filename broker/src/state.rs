@@ -1,0 +1,45 @@
+//! What the calls work on.
+
+use std::sync::Arc;
+
+use consumers::Stores;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tlog::{Log, Namespace};
+use tokio_util::sync::CancellationToken;
+use wire::Code;
+
+use crate::config::Timeouts;
+use crate::http::body::BodyBudget;
+use crate::http::error::Refusal;
+
+/// What every call works on.
+#[derive(Debug)]
+pub(crate) struct Broker {
+    /// The log.
+    pub(crate) log: Log,
+    /// The stores that are made from it.
+    pub(crate) stores: Stores,
+    /// Cancelled when shutdown begins: streams and waits end.
+    pub(crate) closing: CancellationToken,
+    /// How long to wait for what.
+    pub(crate) timeouts: Timeouts,
+    /// Memory for bodies that are gathered.
+    pub(crate) bodies: BodyBudget,
+    /// What renders the metrics.
+    pub(crate) metrics: PrometheusHandle,
+}
+
+/// The broker as handlers share it.
+pub(crate) type Shared = axum::extract::State<Arc<Broker>>;
+
+impl Broker {
+    /// The namespace of this name, which must exist.
+    pub(crate) fn namespace(&self, name: &str) -> Result<Namespace, Refusal> {
+        self.log.namespace(name)?.ok_or_else(|| no_namespace(name))
+    }
+}
+
+/// That there is no namespace of this name.
+pub(crate) fn no_namespace(name: &str) -> Refusal {
+    Refusal::new(Code::NamespaceNotFound, format!("there is no namespace {name:?}"))
+}

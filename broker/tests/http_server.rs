@@ -1,0 +1,296 @@
+//! The server itself: protocols, timeouts, shutdown, and what every answer carries.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod inside;
+#[path = "support/sse.rs"]
+#[allow(dead_code, unreachable_pub, reason = "shared with tests that use more of it")]
+mod sse;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use broker::{ServeError, Server, ServerConfig};
+use inside::{Answer, PATIENCE, TestServer, head};
+use reqwest::{Client, Version};
+use serde_json::Value;
+use sse::Events;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+const JSON: &str = "content-type: application/json";
+const POST: &str = "POST /v1/namespaces/n/records";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http_2_in_clear_text() {
+    let server = TestServer::start().await;
+    let client = Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();
+    let url = server.url("/v1/namespaces/n/records");
+    let post =
+        client.post(&url).header("content-type", "application/json").body(r#"{"value":1}"#).send().await.unwrap();
+    assert_eq!((post.version(), post.status().as_u16()), (Version::HTTP_2, 200));
+    let mut events = Events::connect(&client, &server.url("/v1/namespaces/n/events?from=start"), None).await;
+    assert_eq!(events.next().await.unwrap().id, "0");
+    // Many streams at once, over the one connection that is open.
+    let posts = (0..50).map(|i| client.post(&url).body(vec![b'x'; 10_000 + i]).send());
+    for post in futures::future::join_all(posts).await {
+        assert_eq!(post.unwrap().status().as_u16(), 200);
+    }
+    for offset in 1..51 {
+        assert_eq!(events.next().await.unwrap().id, offset.to_string());
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_answer_carries_what_it_must() {
+    let server = TestServer::start().await;
+    for path in ["/healthz", "/metrics", "/v1/nothing", "/v1/namespaces", "/openapi.json", "/v1/namespaces/%00"] {
+        let answer = server.get(path).await;
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{path}");
+        assert_eq!(answer.header("cache-control"), Some("no-store"), "{path}");
+        assert_eq!(answer.header("access-control-allow-origin"), None, "{path}");
+    }
+    let put = server.call("PUT /v1/events", &[], "").await;
+    put.refused(405, "method-not-allowed", "PUT");
+    assert_eq!(put.header("allow"), Some("get,head"));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn browsers_are_let_in_where_their_origin_is_configured() {
+    let server = TestServer::start_with(|config| config.cors_origins = vec!["https://a.example".into()]).await;
+    server.publish("n", r#"{"value":1}"#).await;
+    let preflight = server.call(
+        "OPTIONS /v1/namespaces/n/records",
+        &[
+            "origin: https://a.example",
+            "access-control-request-method: POST",
+            "access-control-request-headers: if-match",
+        ],
+        "",
+    );
+    let preflight = preflight.await;
+    assert_eq!(preflight.header("access-control-allow-origin"), Some("https://a.example"));
+    assert!(preflight.header("access-control-allow-headers").unwrap().contains("if-match"));
+    assert!(preflight.header("access-control-allow-methods").unwrap().contains("post"));
+    let mut stream = server.connect().await;
+    let get = head("GET /v1/namespaces/n/events?from=start", &["origin: https://a.example"], None);
+    stream.write_all(get.as_bytes()).await.unwrap();
+    let mut buffer = vec![0; 4096];
+    let read = stream.read(&mut buffer).await.unwrap();
+    let text = String::from_utf8_lossy(&buffer[..read]).to_lowercase();
+    assert!(text.contains("access-control-allow-origin: https://a.example\r\n"), "{text}");
+    let other = server.call("GET /v1/namespaces", &["origin: https://b.example"], "").await;
+    assert_eq!(other.header("access-control-allow-origin"), None);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_does_not_go_on_times_out() {
+    let server = TestServer::start_with(|config| config.timeouts.body = Duration::from_millis(100)).await;
+    for content_type in [JSON, "content-type: application/x-ndjson"] {
+        let mut stream = server.connect().await;
+        stream.write_all(head(POST, &[content_type], Some(100)).as_bytes()).await.unwrap();
+        stream.write_all(b"{\"value\":").await.unwrap();
+        Answer::read(&mut stream).await.refused(408, "request-timeout", "nothing of the body came");
+    }
+    assert_eq!(server.next_offset("n").await, None);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_asks_nothing_is_closed() {
+    let server = TestServer::start_with(|config| {
+        config.timeouts.head = Duration::from_millis(100);
+        config.timeouts.idle = Duration::from_millis(200);
+    })
+    .await;
+    for sent in ["", "GET /healthz HT", "PRI * HT"] {
+        let mut stream = server.connect().await;
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        let mut rest = Vec::new();
+        timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("it is closed").unwrap();
+        assert!(!rest.starts_with(b"HTTP/1.1 200"), "{sent:?}");
+    }
+    // Kept alive after an answer, and closed when nothing follows.
+    let mut stream = server.connect().await;
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut all = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut all)).await.expect("it is closed").unwrap();
+    assert!(all.starts_with(b"HTTP/1.1 200"));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_beyond_the_limit_wait() {
+    let server = TestServer::start_with(|config| config.max_connections = 1).await;
+    let first = server.connect().await;
+    let mut second = server.connect().await;
+    second.write_all(head("GET /healthz", &[], None).as_bytes()).await.unwrap();
+    let mut buffer = [0; 1];
+    let early = timeout(Duration::from_millis(100), second.read(&mut buffer)).await;
+    assert!(early.is_err(), "the second is not served while the first is open");
+    drop(first);
+    assert_eq!(Answer::read(&mut second).await.status, 200);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shutdown_answers_what_is_in_flight_and_ends_streams() {
+    let server = TestServer::start().await;
+    server.publish("n", r#"{"value":0}"#).await;
+    let client = Client::builder().no_proxy().build().unwrap();
+    let mut events = Events::connect(&client, &server.url("/v1/namespaces/n/events?from=start"), None).await;
+    assert_eq!(events.next().await.unwrap().id, "0");
+    let mut idle = server.connect().await;
+    let mut polling = server.connect().await;
+    polling.write_all(head("GET /v1/namespaces/n/records?from=1&wait=60000", &[], None).as_bytes()).await.unwrap();
+    let mut publishing = server.connect().await;
+    publishing.write_all(head(POST, &[JSON], Some(11)).as_bytes()).await.unwrap();
+    publishing.write_all(b"{\"val").await.unwrap();
+    // All of them are being served: the last to be accepted is answered at once.
+    server.get("/readyz").await.ok();
+    inside::eventually("the connections are served", async || {
+        server.get("/metrics").await.text().lines().any(|line| {
+            line.strip_prefix("tlog_http_connections ").is_some_and(|open| open.parse::<f64>().unwrap() >= 5.0)
+        })
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+
+    server.shutdown.cancel();
+    assert_eq!(timeout(PATIENCE, events.next()).await.expect("the stream ends"), None);
+    let page = Answer::read(&mut polling).await.ok();
+    assert_eq!(page["records"].as_array().unwrap().len(), 0);
+    let mut rest = Vec::new();
+    timeout(PATIENCE, idle.read_to_end(&mut rest)).await.expect("an idle connection is closed").unwrap();
+    assert!(tokio::net::TcpStream::connect(server.address).await.is_err(), "no new connection is taken");
+    publishing.write_all(b"ue\":1}").await.unwrap();
+    assert_eq!(Answer::read(&mut publishing).await.ok()["first_offset"], 1);
+    let TestServer { running, folder, .. } = server;
+    timeout(PATIENCE, running).await.expect("the server stops").unwrap().unwrap();
+
+    // What was acked is there when the folder is opened again.
+    let server = Server::bind(ServerConfig::new("127.0.0.1:0".parse().unwrap(), folder.path())).await.unwrap();
+    let address = server.local_addr();
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    let running = tokio::spawn(server.run(shutdown.clone()));
+    let body = client.get(format!("http://{address}/v1/namespaces/n")).send().await.unwrap().text().await.unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&body).unwrap()["next_offset"], 2);
+    shutdown.cancel();
+    drop(client);
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_end_is_cut_off() {
+    let server = TestServer::start_with(|config| config.timeouts.drain = Duration::from_millis(100)).await;
+    let mut stream = server.connect().await;
+    stream.write_all(head(POST, &[JSON], Some(11)).as_bytes()).await.unwrap();
+    stream.write_all(b"{\"val").await.unwrap();
+    server.get("/healthz").await.ok();
+    let began = Instant::now();
+    server.stop().await;
+    assert!(began.elapsed() < Duration::from_secs(10));
+    let mut rest = Vec::new();
+    let _reset = stream.read_to_end(&mut rest).await;
+    assert!(!rest.starts_with(b"HTTP/1.1 200"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_reads_nothing_delays_no_publisher() {
+    let server = TestServer::start_with(|config| config.timeouts.stall = Duration::from_millis(500)).await;
+    server.call("PUT /v1/namespaces/n", &[], "").await.ok();
+    let mut stalled = Vec::new();
+    for path in ["/v1/namespaces/n/events?from=start", "/v1/events?namespace=n&from=start"] {
+        let mut stream = server.connect().await;
+        stream.write_all(head(&format!("GET {path}"), &[], None).as_bytes()).await.unwrap();
+        stalled.push(stream);
+    }
+    // Far more than the sockets hold between them.
+    let value = vec![b'x'; 1 << 20];
+    for offset in 0..48 {
+        let reply = server.call(POST, &["content-type: text/plain"], &value).await.ok();
+        assert_eq!(reply["first_offset"], offset);
+    }
+    // They are given up on: at the end of what they can still read stands no 48th record.
+    for mut stream in stalled {
+        let deadline = Instant::now() + PATIENCE;
+        inside::eventually("the stall is over", async || {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let open = server.get("/metrics").await.text();
+            assert!(Instant::now() < deadline, "{open}");
+            open.lines().any(|line| line == "tlog_subscribers 0")
+        })
+        .await;
+        let mut read = Vec::new();
+        let _cut_off = timeout(PATIENCE, stream.read_to_end(&mut read)).await.expect("it is closed");
+        assert!(read.len() < 48 << 20, "{} bytes", read.len());
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_cant_start_says_why_in_a_line() {
+    let server = TestServer::start().await;
+    let free = "127.0.0.1:0".parse().unwrap();
+    let refusal = async |config: ServerConfig| {
+        let error: ServeError = Server::bind(config).await.unwrap_err();
+        let line = error.to_string();
+        assert_eq!(line.lines().count(), 1);
+        line
+    };
+    let other = tempfile::tempdir().unwrap();
+    let taken = refusal(ServerConfig::new(server.address, other.path())).await;
+    assert!(taken.starts_with(&format!("can't listen on {}: ", server.address)), "{taken}");
+    let locked = refusal(ServerConfig::new(free, server.folder.path())).await;
+    assert!(locked.contains("in use by another tlog process"), "{locked}");
+    let mut config = ServerConfig::new(free, other.path());
+    config.cors_origins = vec!["example.org".into()];
+    assert!(refusal(config.clone()).await.contains("\"example.org\" is not an origin"));
+    (config.cors_origins, config.max_connections) = (Vec::new(), 0);
+    assert!(refusal(config).await.contains("max_connections"));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_document_describes_every_call() {
+    let server = TestServer::start().await;
+    let document = server.get("/openapi.json").await.ok();
+    let calls: BTreeSet<String> = document["paths"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .flat_map(|(path, methods)| methods.as_object().unwrap().keys().map(move |method| format!("{method} {path}")))
+        .collect();
+    let expected = [
+        "delete /v1/namespaces/{ns}",
+        "delete /v1/namespaces/{ns}/keys/{key}",
+        "get /healthz",
+        "get /metrics",
+        "get /readyz",
+        "get /v1/events",
+        "get /v1/namespaces",
+        "get /v1/namespaces/{ns}",
+        "get /v1/namespaces/{ns}/events",
+        "get /v1/namespaces/{ns}/keys",
+        "get /v1/namespaces/{ns}/keys/{key}",
+        "get /v1/namespaces/{ns}/rebuild",
+        "get /v1/namespaces/{ns}/records",
+        "get /v1/objects/{id}",
+        "get /v1/objects/{id}/previous",
+        "get /v1/stores",
+        "post /v1/namespaces/{ns}/records",
+        "post /v1/stores/{shard}/rebuild",
+        "put /v1/namespaces/{ns}",
+        "put /v1/namespaces/{ns}/keys/{key}",
+    ];
+    assert_eq!(calls, expected.map(str::to_owned).into());
+    // Every reference leads somewhere.
+    let text = document.to_string();
+    for reference in text.split("\"$ref\":\"#").skip(1) {
+        let pointer = reference.split('"').next().unwrap();
+        assert!(document.pointer(pointer).is_some(), "{pointer}");
+    }
+    server.stop().await;
+}

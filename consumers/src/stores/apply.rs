@@ -1,0 +1,97 @@
+//! How frames become rows: the one way, for the live readers and for a rebuild.
+
+use tlog::{ControlEvent, Scan};
+use wire::{Frame, NamespaceId, Position};
+
+use crate::offsets::{Consumer, OffsetRow};
+use crate::stores::batch::Batch;
+use crate::stores::error::StoresError;
+use crate::stores::ring::{Partition, Ring};
+use crate::stores::shards::ShardSet;
+
+/// A consumer that applies one partition to some of the stores.
+pub(crate) struct Applier<'a> {
+    pub(crate) ring: &'a Ring,
+    pub(crate) partition: &'a Partition,
+    pub(crate) consumer: Consumer,
+    /// The stores that it writes to. Nobody else writes what this partition has in them.
+    pub(crate) shards: ShardSet,
+}
+
+impl Applier<'_> {
+    /// Applies frames, the first of which begins where `offset` stands, and moves it behind them.
+    ///
+    /// After an error `offset` is as far as rows were written; to go on there is right.
+    pub(crate) fn apply(&self, frames: &[Frame], offset: &mut OffsetRow) -> Result<(), StoresError> {
+        let mut ahead = *offset;
+        let mut from = 0;
+        for (index, frame) in frames.iter().enumerate() {
+            let deleted = deleted_in(frame)?;
+            if !deleted.is_empty() {
+                // A delete looks for the namespace's rows, so those before it are written first.
+                self.apply_records(&frames[from..index], &ahead, offset)?;
+                ahead.pass(frame);
+                self.apply_delete(&deleted, &ahead, offset)?;
+                from = index + 1;
+            } else {
+                ahead.pass(frame);
+            }
+        }
+        self.apply_records(&frames[from..], &ahead, offset)
+    }
+
+    /// Applies what the log has next, about `max_bytes` of it, but nothing at `until` or behind.
+    pub(crate) fn advance(&self, scan: &mut Scan, until: Position, offset: &mut OffsetRow) -> Result<(), StoresError> {
+        let mut frames = scan.read_blocking(self.ring.batch_bytes())?;
+        if scan.position() > until {
+            frames.truncate(frames.partition_point(|frame| frame.position() < until));
+            *scan = self.ring.log.scan(self.partition.id, until);
+        }
+        self.apply(&frames, offset)
+    }
+
+    fn apply_records(&self, frames: &[Frame], behind: &OffsetRow, offset: &mut OffsetRow) -> Result<(), StoresError> {
+        if frames.is_empty() {
+            return Ok(());
+        }
+        let count = frames.iter().map(|frame| frame.record_count() as usize).sum();
+        let mut records = Vec::with_capacity(count);
+        let users = frames.iter().filter(|frame| frame.namespace() != NamespaceId::CONTROL);
+        records.extend(users.flat_map(Frame::records).filter(|record| self.shards.contains(record.id.shard())));
+        records.sort_by_cached_key(|record| record.id);
+        let bytes = records.iter().map(|record| record.encoded.len()).sum();
+        let mut batch = Batch::new(bytes);
+        batch.add(&records);
+        batch.write(self.ring, self.partition, self.consumer, behind)?;
+        *offset = *behind;
+        Ok(())
+    }
+
+    fn apply_delete(
+        &self,
+        deleted: &[NamespaceId],
+        behind: &OffsetRow,
+        offset: &mut OffsetRow,
+    ) -> Result<(), StoresError> {
+        let mut batch = Batch::new(0);
+        for namespace in deleted {
+            batch.forget(&self.ring.db, *namespace, self.shards)?;
+        }
+        batch.write(self.ring, self.partition, self.consumer, behind)?;
+        *offset = *behind;
+        Ok(())
+    }
+}
+
+/// The namespaces that a frame deletes.
+fn deleted_in(frame: &Frame) -> Result<Vec<NamespaceId>, StoresError> {
+    let mut deleted = Vec::new();
+    if frame.namespace() == NamespaceId::CONTROL {
+        for record in frame.records() {
+            if let ControlEvent::Deleted { id, .. } = ControlEvent::decode(&record)? {
+                deleted.push(id);
+            }
+        }
+    }
+    Ok(deleted)
+}

@@ -1,0 +1,131 @@
+//! A batch of rows: what some frames make of the stores, and the offset row that belongs to it.
+
+use std::sync::atomic::Ordering;
+
+use rocksdb::{DB, WriteBatch};
+use wire::limits::SHARDS;
+use wire::{Kind, NamespaceId, ObjectId, Record, Shard};
+
+use crate::offsets::{Consumer, OffsetRow};
+use crate::stores::error::StoresError;
+use crate::stores::ring::{Partition, Ring};
+use crate::stores::rows;
+use crate::stores::shards::ShardSet;
+
+/// Bytes of rows per byte of frames, about: keys and offset, time and latest row of each record.
+const ROOM_PER_BYTE: usize = 2;
+
+/// Most objects that a namespace may have in a store to be deleted one by one. Above that a range is
+/// deleted: RocksDB keeps few ranges well and many badly, and there may be many small namespaces.
+const FEW_OBJECTS: u32 = 128;
+
+/// Rows of one partition that are written together.
+pub(crate) struct Batch {
+    rows: WriteBatch,
+    /// By how many objects each store grows, or shrinks.
+    growth: [i64; SHARDS],
+    key: Vec<u8>,
+    value: Vec<u8>,
+}
+
+impl Batch {
+    /// An empty batch, with room for the rows of this many bytes of frames.
+    pub(crate) fn new(frame_bytes: usize) -> Batch {
+        Batch {
+            rows: WriteBatch::with_capacity_bytes(frame_bytes * ROOM_PER_BYTE),
+            growth: [0; SHARDS],
+            key: Vec::new(),
+            value: Vec::new(),
+        }
+    }
+
+    /// Adds records, in the order of their ids.
+    ///
+    /// Of one store and namespace that is the order of the log too, so the latest object of a key is
+    /// the last one put. Between them the order is free, and this one is near that of the rows: who
+    /// walks the memtable finds each place near the one before.
+    pub(crate) fn add(&mut self, records: &[Record<'_>]) {
+        let place = |record: &Record<'_>| (record.id.shard(), record.id.namespace());
+        for records in records.chunk_by(|a, b| place(a) == place(b)) {
+            records.iter().for_each(|record| self.add_record(record));
+            if let Some(Record { id, .. }) = records.last() {
+                self.rows.put(rows::last(id.shard(), id.namespace()), id.counter().to_le_bytes());
+                self.growth[usize::from(id.shard().0)] += records.len() as i64;
+            }
+        }
+    }
+
+    fn add_record(&mut self, record: &Record<'_>) {
+        let id = record.id;
+        rows::put_object(&mut self.value, record);
+        self.rows.put(rows::object(id), &self.value);
+        let Some(key) = record.key else { return };
+        rows::latest(&mut self.key, id.shard(), id.namespace(), key.as_bytes());
+        match record.kind {
+            Kind::Tombstone => self.rows.delete(&self.key),
+            _ => self.rows.put(&self.key, id.counter().to_le_bytes()),
+        }
+    }
+
+    /// Takes a namespace out of these stores. All its records must have been written.
+    pub(crate) fn forget(&mut self, db: &DB, namespace: NamespaceId, shards: ShardSet) -> Result<(), StoresError> {
+        for shard in shards.iter() {
+            let row = rows::last(shard, namespace);
+            let Some(value) = db.get_pinned(row)? else { continue };
+            let last = rows::counter(&value).ok_or_else(|| StoresError::damaged(&row, "it is not a counter"))?;
+            self.growth[usize::from(shard.0)] -= i64::from(last);
+            self.rows.delete(row);
+            let latest = rows::latest_of(shard, namespace);
+            if last > FEW_OBJECTS {
+                delete_prefix(&mut self.rows, &rows::objects_of(shard, namespace));
+                delete_prefix(&mut self.rows, &latest);
+                continue;
+            }
+            for counter in 1..=last {
+                self.rows.delete(rows::object(ObjectId::new(shard, namespace, counter)));
+            }
+            let mut keys = db.raw_iterator();
+            keys.seek(latest);
+            while let Some(key) = keys.key().filter(|key| key.starts_with(&latest)) {
+                self.rows.delete(key);
+                keys.next();
+            }
+            keys.status()?;
+        }
+        Ok(())
+    }
+
+    /// Writes the batch, with the offset row that it brings the consumer to (invariant 8).
+    pub(crate) fn write(
+        mut self,
+        ring: &Ring,
+        partition: &Partition,
+        consumer: Consumer,
+        offset: &OffsetRow,
+    ) -> Result<(), StoresError> {
+        let grown: Vec<_> = (0..=u8::MAX)
+            .map(Shard)
+            .zip(self.growth)
+            .filter(|(_, growth)| *growth != 0)
+            .map(|(shard, growth)| {
+                (shard, partition.objects(shard).load(Ordering::Relaxed).saturating_add_signed(growth))
+            })
+            .collect();
+        for (shard, objects) in &grown {
+            self.rows.put(rows::objects(*shard, partition.id), objects.to_le_bytes());
+        }
+        offset.put(&mut self.rows, consumer, partition.id);
+        ring.write(self.rows)?;
+        for (shard, objects) in grown {
+            partition.objects(shard).store(objects, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// Deletes all rows whose keys begin with `prefix`.
+pub(crate) fn delete_prefix(rows: &mut WriteBatch, prefix: &[u8]) {
+    if let Some(behind) = rows::behind(prefix) {
+        rows.delete_range(prefix, &behind);
+    }
+}

@@ -1,0 +1,75 @@
+//! What can go wrong with the stores.
+
+use std::io;
+use std::path::PathBuf;
+
+use tlog::{ControlError, ReadError};
+use wire::Shard;
+
+use crate::offsets::OffsetError;
+
+/// Why the stores could not be opened, read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoresError {
+    /// The store is being rebuilt: what it holds is not all yet.
+    #[error("store {0} is being rebuilt")]
+    Rebuilding(Shard),
+    /// The stores are closed.
+    #[error("the stores are closed")]
+    Closed,
+    /// The stores were made of another log, or the log has lost what they were made of.
+    #[error("{dir} is of another log: {reason}; if the log is right, delete the folder, it is rebuilt from the log")]
+    OtherLog {
+        /// The stores' folder.
+        dir: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+    /// The folder was made by another version.
+    #[error("{dir} has layout {found}, this version has {known}: delete the folder, it is rebuilt from the log")]
+    Layout {
+        /// The stores' folder.
+        dir: PathBuf,
+        /// The layout's version in the folder.
+        found: u16,
+        /// The version that this code knows.
+        known: u16,
+    },
+    /// RocksDB could not open the folder.
+    #[error("{dir}: {source}; if it can't be repaired, delete the folder, it is rebuilt from the log")]
+    Open {
+        /// The stores' folder.
+        dir: PathBuf,
+        /// What RocksDB says.
+        source: rocksdb::Error,
+    },
+    /// A row is not what it must be.
+    #[error("the stores' row {row} is damaged: {reason}; rebuild its store")]
+    Damaged {
+        /// The row's key, escaped.
+        row: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// RocksDB failed.
+    #[error("the stores' rows: {0}")]
+    Rows(#[from] rocksdb::Error),
+    /// The log could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A control record of the log is not one.
+    #[error("the log: {0}")]
+    Control(#[from] ControlError),
+    /// An offset row could not be read or is not one.
+    #[error(transparent)]
+    Offset(#[from] OffsetError),
+    /// A thread could not be started.
+    #[error("a thread could not be started: {0}")]
+    Thread(io::Error),
+}
+
+impl StoresError {
+    pub(crate) fn damaged(row: &[u8], reason: impl ToString) -> StoresError {
+        StoresError::Damaged { row: row.escape_ascii().to_string(), reason: reason.to_string() }
+    }
+}

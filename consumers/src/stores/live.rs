@@ -1,0 +1,80 @@
+//! The thread of a partition that keeps the stores up with the log.
+
+use std::time::Instant;
+
+use tlog::{ReadError, Watermark};
+use tokio::sync::watch;
+use tracing::{debug, error};
+
+use crate::offsets::Consumer;
+use crate::stores::apply::Applier;
+use crate::stores::error::StoresError;
+use crate::stores::metrics::LiveMetrics;
+use crate::stores::ring::{Partition, Ring};
+
+/// Applies a partition until the stores or the log are closed.
+pub(crate) fn run(ring: &Ring, partition: &Partition) {
+    let mut live =
+        Live { ring, partition, metrics: LiveMetrics::new(partition.id), watermark: ring.log.watermark(partition.id) };
+    let failures = LiveMetrics::new(partition.id);
+    ring.insist(
+        || live.follow(),
+        |error| {
+            failures.failed();
+            error!(partition = partition.id, %error, "the stores can't apply the log, and try again");
+        },
+    );
+    debug!(partition = partition.id, "the stores follow no longer");
+}
+
+struct Live<'a> {
+    ring: &'a Ring,
+    partition: &'a Partition,
+    metrics: LiveMetrics,
+    watermark: watch::Receiver<Watermark>,
+}
+
+impl Live<'_> {
+    /// Applies what is in the log, and what comes, until the stores or the log are closed.
+    fn follow(&mut self) -> Result<(), StoresError> {
+        let from = self.partition.turn.lock().offset.position;
+        let mut scan = self.ring.log.scan(self.partition.id, from);
+        while !self.ring.stop.is_cancelled() {
+            // Seen first, read then: what comes after the read moves it again.
+            let end = *self.watermark.borrow_and_update();
+            self.metrics.lag(end.records.saturating_sub(self.partition.applied.borrow().records));
+            let frames = match scan.read_blocking(self.ring.batch_bytes()) {
+                Err(ReadError::Closed) => return Ok(()),
+                frames => frames?,
+            };
+            if frames.is_empty() {
+                match self.ring.wait(self.watermark.changed()) {
+                    Some(Ok(())) => continue,
+                    Some(Err(_)) | None => return Ok(()),
+                }
+            }
+            let begun = Instant::now();
+            let records = self.apply(&frames)?;
+            self.metrics.applied(records, begun);
+        }
+        Ok(())
+    }
+
+    /// Applies frames to all stores that are not being rebuilt; says how many records they had.
+    fn apply(&self, frames: &[wire::Frame]) -> Result<u64, StoresError> {
+        let mut turn = self.partition.turn.lock();
+        let before = turn.offset.records;
+        let applier = Applier {
+            ring: self.ring,
+            partition: self.partition,
+            consumer: Consumer::Stores,
+            shards: turn.rebuilding.others(),
+        };
+        let applied = applier.apply(frames, &mut turn.offset);
+        let watermark = turn.offset.watermark();
+        drop(turn);
+        self.partition.applied.send_replace(watermark);
+        applied?;
+        Ok(watermark.records - before)
+    }
+}

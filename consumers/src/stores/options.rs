@@ -1,0 +1,78 @@
+//! How the stores' RocksDB is set up, and why.
+
+use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, Error, Options, WriteOptions};
+
+/// A memtable, bytes: large, so that what is flushed is long and level 0 is merged seldom.
+const WRITE_BUFFER_BYTES: usize = 64 << 20;
+
+/// Memtables: one that is filled, two that wait to be flushed. With them full, writers wait, so
+/// memory is bounded by 192 MiB.
+const WRITE_BUFFERS: i32 = 3;
+
+/// Blocks, filters and indexes in memory, bytes, for all files together.
+const BLOCK_CACHE_BYTES: usize = 128 << 20;
+
+/// A block, bytes: point reads decompress one each, and a record is a few hundred bytes.
+const BLOCK_BYTES: usize = 8 << 10;
+
+/// One in a hundred lookups of what a file does not hold reads it in vain.
+const BLOOM_BITS_PER_KEY: f64 = 10.0;
+
+/// Files that are kept open.
+const MAX_OPEN_FILES: i32 = 512;
+
+/// A file of level 1 and below, bytes: there may be many, but not so many that they are not kept open.
+const FILE_BYTES: u64 = 64 << 20;
+
+/// Level 1, bytes: about the four memtables that are merged into it at once.
+const LEVEL_1_BYTES: u64 = 256 << 20;
+
+/// Flushes and compactions at a time: one of each, so that the log keeps a core.
+const BACKGROUND_JOBS: i32 = 2;
+
+/// How much is written before the system is asked to begin with it, bytes: spreads what would
+/// otherwise be one sync of a whole file, for which the log's own syncs would have to wait.
+const BYTES_PER_SYNC: u64 = 1 << 20;
+
+/// RocksDB's own log: this large, and so many.
+const LOG_BYTES: usize = 4 << 20;
+const LOG_FILES: usize = 2;
+
+/// The options of the one column family.
+pub(crate) fn options() -> Result<Options, Error> {
+    // What was not flushed is not saved on the way out: a drop without a close is what a crash is,
+    // and a close flushes where its error can be seen.
+    let mut options = Options::default().get_options_from_string("avoid_flush_during_shutdown=true")?;
+    options.create_if_missing(true);
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+    options.set_max_write_buffer_number(WRITE_BUFFERS);
+    options.set_max_background_jobs(BACKGROUND_JOBS);
+    options.set_target_file_size_base(FILE_BYTES);
+    options.set_max_bytes_for_level_base(LEVEL_1_BYTES);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_bytes_per_sync(BYTES_PER_SYNC);
+    options.set_max_open_files(MAX_OPEN_FILES);
+    options.set_max_log_file_size(LOG_BYTES);
+    options.set_keep_log_file_num(LOG_FILES);
+    options.set_stats_dump_period_sec(0);
+    options.set_block_based_table_factory(&table());
+    Ok(options)
+}
+
+fn table() -> BlockBasedOptions {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_size(BLOCK_BYTES);
+    table.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
+    table.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE_BYTES));
+    // Filters and indexes grow with the objects; in the cache they are bounded with the rest.
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    table
+}
+
+/// The options of every write: the log is the write-ahead log.
+pub(crate) fn unlogged() -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.disable_wal(true);
+    options
+}

@@ -1,0 +1,124 @@
+//! The ring of stores, as its threads share it.
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use futures::executor::block_on;
+use parking_lot::Mutex;
+use rocksdb::{DB, WriteBatch};
+use tlog::{Log, Watermark};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use wire::limits::SHARDS;
+use wire::{NamespaceId, Shard};
+
+use crate::offsets::OffsetRow;
+use crate::stores::error::StoresError;
+use crate::stores::options::unlogged;
+use crate::stores::shards::ShardSet;
+
+/// Frames that all partitions together may be applying, bytes.
+const APPLYING_BYTES: usize = 16 << 20;
+
+/// Frames that one partition applies at once, bytes: enough that what a batch costs by itself does
+/// not count, and not so many that a batch takes long.
+const BATCH_BYTES: [usize; 2] = [128 << 10, 4 << 20];
+
+/// Shortest and longest wait before something that failed is tried again.
+const RETRY: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(10)];
+
+/// What the threads of the stores share.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    pub(crate) dir: PathBuf,
+    pub(crate) db: DB,
+    pub(crate) log: Log,
+    pub(crate) partitions: Vec<Partition>,
+    /// The stores that are being rebuilt, as their rows say. Taken before any turn.
+    pub(crate) rebuilding: Mutex<ShardSet>,
+    /// Says that there is a store to rebuild.
+    pub(crate) rebuild: Notify,
+    pub(crate) stop: CancellationToken,
+}
+
+/// A partition of the log, as the stores follow it.
+#[derive(Debug)]
+pub(crate) struct Partition {
+    pub(crate) id: u16,
+    /// Held by who moves the partition's offset row or says who may write which of its rows.
+    pub(crate) turn: Mutex<Turn>,
+    /// Up to where the stores have it, but for those that are being rebuilt.
+    pub(crate) applied: watch::Sender<Watermark>,
+    /// Objects that each store has of it. An entry is written by whoever applies that store's rows.
+    pub(crate) objects: [AtomicU64; SHARDS],
+}
+
+/// How far a partition is applied, and to which stores.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    /// The stores' offset row.
+    pub(crate) offset: OffsetRow,
+    /// The stores that leave this partition to their rebuild.
+    pub(crate) rebuilding: ShardSet,
+}
+
+impl Ring {
+    /// The partition that holds a namespace.
+    pub(crate) fn partition_of(&self, namespace: NamespaceId) -> &Partition {
+        &self.partitions[usize::from(namespace.partition(self.partitions.len() as u16))]
+    }
+
+    /// Frames that a partition applies at once, bytes.
+    pub(crate) fn batch_bytes(&self) -> usize {
+        let [least, most] = BATCH_BYTES;
+        (APPLYING_BYTES / self.partitions.len()).clamp(least, most)
+    }
+
+    /// Writes a batch: all of it or nothing, behind all that was written before (invariant 8).
+    pub(crate) fn write(&self, batch: WriteBatch) -> Result<(), StoresError> {
+        Ok(self.db.write_opt(batch, &unlogged())?)
+    }
+
+    /// Waits for a future, or for the stores to be closed: then nothing.
+    pub(crate) fn wait<T>(&self, until: impl Future<Output = T>) -> Option<T> {
+        block_on(self.stop.run_until_cancelled(until))
+    }
+
+    /// Does something until it has worked, or the stores are closed. What fails is said each time.
+    ///
+    /// Nothing is skipped, whatever the reason: a store that lacked a record would be wrong for ever,
+    /// one that lags behind only answers late.
+    pub(crate) fn insist(&self, mut attempt: impl FnMut() -> Result<(), StoresError>, failed: impl Fn(&StoresError)) {
+        let [shortest, longest] = RETRY;
+        let mut pause = shortest;
+        while !self.stop.is_cancelled() {
+            let begun = Instant::now();
+            let Err(error) = attempt() else { return };
+            failed(&error);
+            if begun.elapsed() > longest {
+                pause = shortest;
+            }
+            // Closing the stores wakes this thread.
+            thread::park_timeout(pause);
+            pause = (pause * 2).min(longest);
+        }
+    }
+}
+
+impl Partition {
+    pub(crate) fn new(id: u16, offset: OffsetRow, rebuilding: ShardSet) -> Partition {
+        Partition {
+            id,
+            turn: Mutex::new(Turn { offset, rebuilding }),
+            applied: watch::Sender::new(offset.watermark()),
+            objects: [const { AtomicU64::new(0) }; SHARDS],
+        }
+    }
+
+    /// The objects of a store that are of this partition.
+    pub(crate) fn objects(&self, shard: Shard) -> &AtomicU64 {
+        &self.objects[usize::from(shard.0)]
+    }
+}

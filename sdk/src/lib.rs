@@ -1,0 +1,71 @@
+//! The Rust client of TLog.
+//!
+//! ```no_run
+//! # async fn run() -> Result<(), sdk::Error> {
+//! use futures::StreamExt;
+//! use sdk::{Client, Event, NewRecord, StartAt};
+//!
+//! let orders = Client::new("http://127.0.0.1:7256")?.namespace("orders")?;
+//! orders.publish(&NewRecord::json(r#"{"total":12.50}"#).with_key("o-17")).await?;
+//!
+//! let proof = orders.rebuild().finish().await?;
+//! println!("{} records, chain {}", proof.records, proof.chain);
+//!
+//! let mut events = orders.subscribe().from(StartAt::Start).open().await?;
+//! while let Some(event) = events.next().await {
+//!     if let Event::Record(record) = event? {
+//!         println!("{} {:?}", record.offset, record.text());
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | to | |
+//! |---|---|
+//! | publish one record or batch | [`Namespace::publish`], [`Namespace::publish_batch`], [`Namespace::append`] |
+//! | publish many, each stored once | [`Publisher`] |
+//! | follow | [`Subscription`] |
+//! | read pages | [`Namespace::read`] |
+//! | hold all of it, with proof | [`Rebuild`], [`Verifier`] |
+//! | read by key | [`Namespace::latest`], [`Namespace::range`] |
+//! | read by object id | [`Client::object`], [`Client::previous`] |
+//! | see the stores, rebuild one | [`Client::stores`], [`Client::rebuild_store`] |
+//!
+//! Every [`Error`] answers whether a retry is safe: [`Error::retry`].
+
+mod backoff;
+mod client;
+mod error;
+mod http;
+mod keys;
+mod namespace;
+mod pages;
+mod publish;
+mod publisher;
+mod read;
+mod rebuild;
+mod record;
+mod sse;
+mod stores;
+mod subscribe;
+mod text;
+mod verify;
+
+pub use backoff::Backoff;
+pub use client::{Client, ClientBuilder};
+pub use error::Error;
+pub use keys::Range;
+pub use namespace::{Ensured, Namespace, NamespaceInfo};
+pub use publish::{Append, Published, Sequenced};
+pub use publisher::{Ack, Progress, Publisher, PublisherBuilder, Receipt};
+pub use read::Page;
+pub use rebuild::Rebuild;
+pub use record::{Record, records};
+pub use stores::StoreInfo;
+pub use subscribe::{Event, StartAt, Subscribe, Subscription};
+pub use verify::{Proof, Verified, Verifier, VerifyError};
+
+pub use wire::{
+    Chain, Code, Draft, DraftBuilder, Frame, Kind, NamespaceConfig, NewRecord, ObjectId, Offset, Problem, Retry, Shard,
+};

@@ -1,0 +1,181 @@
+//! Rebuilds, subscriptions and pages over connections that break.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use proptest::prelude::*;
+use sdk::{Backoff, Client, Error, Event, Namespace, Retry, StartAt, Subscription};
+use support::fake::Fake;
+use support::{Log, batch};
+
+fn namespace(fake: &Fake) -> Namespace {
+    let backoff = Backoff { min: Duration::ZERO, max: Duration::ZERO, give_up_after: Duration::from_secs(60) };
+    Client::builder(&fake.url).backoff(backoff).build().unwrap().namespace("n").unwrap()
+}
+
+async fn offsets(subscription: &mut Subscription, count: usize) -> Vec<u64> {
+    let events = subscription.take(count).collect::<Vec<_>>().await.into_iter();
+    let offset = |event| match event {
+        Ok(Event::Record(record)) => record.offset,
+        other => panic!("{other:?}"),
+    };
+    events.map(offset).collect()
+}
+
+#[tokio::test]
+async fn a_rebuild_goes_on_where_it_broke_off() {
+    let fake = Fake::start(Log::with(5, 3)).await;
+    let log = fake.inner().log.clone();
+    // In the first frame, right behind it, and in the trailer of what is left.
+    fake.inner().cuts = [20, log.frames[0].len(), log.stream(3).len() - 1].into();
+    let mut rebuild = namespace(&fake).rebuild();
+    let mut values = Vec::new();
+    while let Some(frame) = rebuild.next().await.unwrap() {
+        values.extend(sdk::records(&frame).map(|record| record.text().unwrap().to_owned()));
+    }
+    assert_eq!(values, (0..15).map(|number| format!("value {number}")).collect::<Vec<_>>());
+    assert_eq!(fake.inner().rebuilt_from, [0, 0, 3, 15]);
+    let proof = *rebuild.proof().unwrap();
+    assert_eq!((proof.records, proof.frames, proof.chain), (15, 5, fake.inner().log.chain()));
+}
+
+#[tokio::test]
+async fn a_rebuild_that_does_not_prove_itself_is_not_tried_again() {
+    let mut log = Log::with(3, 2);
+    log.frames.remove(1);
+    let fake = Fake::start(log).await;
+    let error = namespace(&fake).rebuild().finish().await.unwrap_err();
+    assert!(matches!(error, Error::Verify(sdk::VerifyError::Offset { expected: 2, found: 4 })), "{error:?}");
+    assert_eq!(error.retry(), Retry::Never);
+    assert_eq!(fake.inner().rebuilt_from, [0]);
+}
+
+#[tokio::test]
+async fn a_subscription_begins_where_it_is_told() {
+    let fake = Fake::start(Log::with(2, 3)).await;
+    for (start, first) in [(StartAt::Start, 0), (StartAt::Offset(4), 4)] {
+        let mut subscription = namespace(&fake).subscribe().from(start).open().await.unwrap();
+        assert_eq!(offsets(&mut subscription, 2).await, [first, first + 1]);
+    }
+    let mut subscription = namespace(&fake).subscribe().open().await.unwrap();
+    fake.append(batch(6, 2));
+    assert_eq!(offsets(&mut subscription, 2).await, [6, 7]);
+}
+
+#[tokio::test]
+async fn an_end_is_kept_where_the_connection_breaks_before_the_first_record() {
+    let fake = Fake::start(Log::with(2, 3)).await;
+    fake.inner().cuts = [0].into();
+    let mut subscription = namespace(&fake).subscribe().open().await.unwrap();
+    fake.append(batch(6, 1));
+    assert_eq!(offsets(&mut subscription, 1).await, [6]);
+}
+
+#[tokio::test]
+async fn a_gap_or_a_repeat_is_an_error() {
+    for (removed, expected, found) in [(1, 2, 4), (0, 0, 2)] {
+        let mut log = Log::with(3, 2);
+        log.frames.remove(removed);
+        let fake = Fake::start(log).await;
+        let subscription = namespace(&fake).subscribe().from(StartAt::Start).open().await.unwrap();
+        let events: Vec<_> = subscription.collect().await;
+        let error = events.last().unwrap().as_ref().unwrap_err();
+        assert!(
+            matches!(error, Error::OffsetGap { expected: e, found: f } if (*e, *f) == (expected, found)),
+            "{error}"
+        );
+        assert_eq!(events.len(), expected as usize + 1, "nothing follows an error");
+    }
+    let mut log = Log::with(2, 2);
+    log.frames.push(log.frames[0].clone());
+    let fake = Fake::start(log).await;
+    // With a key gaps are to be expected, a repeat is not.
+    for subscribe in [namespace(&fake).subscribe(), namespace(&fake).subscribe().key("k0")] {
+        let subscription = subscribe.from(StartAt::Start).open().await.unwrap();
+        let events: Vec<_> = subscription.collect().await;
+        assert!(matches!(events[4], Err(Error::OffsetGap { expected: 4, found: 0 })), "{events:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_reset_is_told_and_offsets_go_on_from_there() {
+    let mut log = Log::with(3, 2);
+    log.frames.remove(0);
+    let fake = Fake::start(log).await;
+    fake.inner().before_events = "event: reset\ndata: {\"next_offset\":2}\n\n".into();
+    let mut subscription = namespace(&fake).subscribe().from(StartAt::Start).open().await.unwrap();
+    let reset = subscription.next().await.unwrap().unwrap();
+    assert_eq!(reset, Event::Reset("{\"next_offset\":2}".into()));
+    assert_eq!(offsets(&mut subscription, 4).await, [2, 3, 4, 5]);
+}
+
+#[tokio::test]
+async fn an_event_that_makes_no_sense_is_an_error() {
+    for event in ["data: {}\n\n", "data: x\n\n", "event: other\ndata: {}\n\n"] {
+        let fake = Fake::start(Log::default()).await;
+        fake.inner().before_events = event.into();
+        let mut subscription = namespace(&fake).subscribe().from(StartAt::Start).open().await.unwrap();
+        assert!(matches!(subscription.next().await, Some(Err(Error::Reply(_)))), "{event}");
+        assert!(subscription.next().await.is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_subscription_without_a_broker_is_an_error() {
+    let client = Client::builder("http://127.0.0.1:1").backoff(Backoff::NONE).build().unwrap();
+    let subscribe = client.namespace("n").unwrap().subscribe().from(StartAt::Start);
+    assert!(matches!(subscribe.open().await, Err(Error::Connect { .. })));
+}
+
+#[tokio::test]
+async fn a_silent_stream_is_opened_again() {
+    let fake = Fake::start(Log::with(1, 1)).await;
+    let backoff = Backoff { min: Duration::ZERO, max: Duration::ZERO, give_up_after: Duration::from_secs(60) };
+    let client = Client::builder(&fake.url).idle_timeout(Duration::from_millis(20)).backoff(backoff).build().unwrap();
+    let subscribe = client.namespace("n").unwrap().subscribe().from(StartAt::Start);
+    let mut subscription = subscribe.open().await.unwrap();
+    assert_eq!(offsets(&mut subscription, 1).await, [0]);
+    // The next connection finds this one; no one wakes the first.
+    fake.inner().log.append(batch(1, 1), None);
+    assert_eq!(offsets(&mut subscription, 1).await, [1]);
+}
+
+#[tokio::test]
+async fn pages_are_cut_to_what_was_asked_for() {
+    let fake = Fake::start(Log::with(3, 4)).await;
+    let page = namespace(&fake).read(2, 5, Duration::ZERO).await.unwrap();
+    let offsets: Vec<u64> = page.records.iter().map(|record| record.offset).collect();
+    assert_eq!((offsets, page.next_offset, page.head), (vec![2, 3, 4, 5, 6], 7, 12));
+    assert_eq!(page.records[0].text(), Some("value 2"));
+    assert_eq!(page.records[1].key.as_deref(), Some("k3"));
+    let page = namespace(&fake).read(12, 5, Duration::ZERO).await.unwrap();
+    assert!(page.records.is_empty());
+    assert_eq!(page.next_offset, 12);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn wherever_connections_break_each_record_comes_once_and_in_order(
+        cuts in prop::collection::vec(0usize..4000, 0..12),
+        frames in 1usize..8,
+        records in 1usize..6,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let fake = Fake::start(Log::with(frames, records)).await;
+            let total = frames * records;
+            fake.inner().cuts = cuts.clone().into();
+            let mut subscription = namespace(&fake).subscribe().from(StartAt::Start).open().await.unwrap();
+            assert_eq!(offsets(&mut subscription, total).await, (0..total as u64).collect::<Vec<_>>());
+            drop(subscription);
+            fake.inner().cuts = cuts.into();
+            let proof = namespace(&fake).rebuild().finish().await.unwrap();
+            assert_eq!((proof.records, proof.chain), (total as u64, fake.inner().log.chain()));
+        });
+    }
+}
