@@ -63,7 +63,7 @@ class Speed:
             ]
         shutil.rmtree(folder / "publish")
         with Broker(self.tlog, folder / "rebuild") as broker:
-            rows.append(self.rebuild(broker, folder))
+            rows.append(self.rebuild(broker))
         rows.append(self.stores(folder / "rebuild", "without keys"))
         shutil.rmtree(folder / "rebuild")
         with Broker(self.tlog, folder / "keys") as broker:
@@ -111,13 +111,13 @@ class Speed:
         report = self.bench(broker, "--connections", 8, "--batch", 1000, "--count", 1000, *arguments)
         assert report["records"] == MILLION, report
 
-    def rebuild(self, broker, folder):
+    def rebuild(self, broker):
         say("rebuild of a million records, verified")
         self.million(broker)
 
         def measure():
             began = time.monotonic()
-            report = command(self.tlog, "rebuild", "bench-0", "--out", folder / "out", "--url", broker.url, "--json")
+            report = command(self.tlog, "rebuild", "bench-0", "--url", broker.url, "--json")
             assert report["records"] == MILLION, report
             return MILLION / (time.monotonic() - began)
 

@@ -44,7 +44,7 @@ fn frame(criterion: &mut Criterion) {
         group.bench_function("decode", |bencher| bencher.iter(|| Frame::decode(placed.clone()).unwrap()));
         let frame = Frame::decode(placed).unwrap();
         group.bench_function("records", |bencher| {
-            bencher.iter(|| frame.records().map(|r| r.value.len()).sum::<usize>())
+            bencher.iter(|| frame.records().map(|r| r.value.len()).sum::<usize>());
         });
         group.bench_function("chain", |bencher| bencher.iter(|| frame.chain_after(&Chain::EMPTY)));
         group.finish();

@@ -2,12 +2,12 @@
 //!
 //! | module | what it knows |
 //! |---|---|
-//! | [`config`] | what a server is told when it starts |
-//! | [`server`] | listening, connections, timeouts, shutdown |
-//! | [`http`] | the calls: what they take, do and answer |
-//! | [`state`] | what the calls work on |
-//! | [`telemetry`] | metrics: names, buckets, the recorder |
-//! | [`clock`] | the machine's clock |
+//! | `config` | what a server is told when it starts |
+//! | `server` | listening, connections, timeouts, shutdown |
+//! | `http` | the calls: what they take, do and answer |
+//! | `state` | what the calls work on |
+//! | `telemetry` | metrics: names, buckets, the recorder |
+//! | `clock` | the machine's clock |
 
 mod clock;
 mod config;

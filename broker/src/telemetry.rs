@@ -1,12 +1,11 @@
 //! Metrics: the recorder that gathers them, their buckets, and those of the broker itself.
 //!
-//! The log and the stores record theirs through the same recorder, and describe them. Durations are
-//! histograms in seconds, sizes histograms in powers of two.
+//! The log and the stores record theirs through the same recorder, and know nothing of it; what theirs
+//! mean is told here. Durations are histograms in seconds, counts and sizes histograms in powers of two.
 
 use std::sync::OnceLock;
 
-use consumers::StoreState;
-use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
+use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::config::ServeError;
@@ -14,8 +13,6 @@ use crate::config::ServeError;
 const CONNECTIONS: &str = "tlog_http_connections";
 const RESPONSES: &str = "tlog_http_responses_total";
 const SUBSCRIBERS: &str = "tlog_subscribers";
-const STORE_LAG: &str = "tlog_store_lag";
-const STORES_REBUILDING: &str = "tlog_stores_rebuilding";
 
 /// Upper bounds of buckets for durations, seconds.
 const SECONDS: [f64; 18] = [
@@ -23,7 +20,7 @@ const SECONDS: [f64; 18] = [
     2.0, 5.0,
 ];
 
-/// Upper bounds of buckets for counts of frames and records.
+/// Upper bounds of buckets for counts.
 const COUNTS: [f64; 12] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 1024.0, 4096.0, 16384.0];
 
 /// Upper bounds of buckets for sizes, bytes.
@@ -41,24 +38,28 @@ fn recorder() -> Result<PrometheusHandle, BuildError> {
         .set_buckets_for_metric(suffix("_seconds"), &SECONDS)?
         .set_buckets_for_metric(suffix("_bytes"), &BYTES)?
         .set_buckets_for_metric(suffix("_frames"), &COUNTS)?
-        .set_buckets_for_metric(suffix("_records"), &COUNTS)?
         .build_recorder();
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder)?;
-    describe_gauge!(CONNECTIONS, "Connections that are open.");
-    describe_counter!(RESPONSES, "Responses, by the class of their status.");
-    describe_gauge!(SUBSCRIBERS, "Event streams that are open.");
-    describe_gauge!(STORE_LAG, "Records in the log that the store which is furthest behind has not looked at.");
-    describe_gauge!(STORES_REBUILDING, "Stores that are being rebuilt.");
+    describe();
     Ok(handle)
 }
 
-/// Sets what is only measured when the metrics are asked for.
-pub(crate) fn stores(states: &[StoreState]) {
-    let lag = states.iter().map(|state| state.lag).max().unwrap_or(0);
-    let rebuilding = states.iter().filter(|state| state.rebuilding).count();
-    gauge!(STORE_LAG).set(lag as f64);
-    gauge!(STORES_REBUILDING).set(rebuilding as f64);
+/// Says what each metric means.
+fn describe() {
+    describe_gauge!(CONNECTIONS, "Connections that are open.");
+    describe_counter!(RESPONSES, "Responses, by the class of their status.");
+    describe_gauge!(SUBSCRIBERS, "Event streams that are open, and long polls that wait.");
+    describe_histogram!("tlog_append_seconds", "From the arrival of a batch at the sequencer to its ack.");
+    describe_histogram!("tlog_commit_frames", "Frames that one write and one fdatasync made durable.");
+    describe_histogram!("tlog_commit_bytes", "Bytes that one write and one fdatasync made durable.");
+    describe_histogram!("tlog_write_seconds", "Time of the write of a commit.");
+    describe_histogram!("tlog_fsync_seconds", "Time of the fdatasync of a commit.");
+    describe_gauge!("tlog_watermark_position", "High watermark: bytes of a partition that are durable.");
+    describe_gauge!("tlog_store_lag_records", "Records of a partition that the stores have not applied.");
+    describe_counter!("tlog_store_applied_records_total", "Records that the stores have applied.");
+    describe_histogram!("tlog_store_apply_seconds", "Time to apply a batch of frames to the stores.");
+    describe_counter!("tlog_store_apply_errors_total", "Batches that could not be applied; they are tried again.");
 }
 
 /// Responses by the class of their status.
@@ -88,7 +89,7 @@ impl Open {
         Open::counted(gauge!(CONNECTIONS))
     }
 
-    /// An event stream.
+    /// An event stream, or a long poll that waits.
     pub(crate) fn subscriber() -> Open {
         Open::counted(gauge!(SUBSCRIBERS))
     }

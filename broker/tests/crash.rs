@@ -141,12 +141,16 @@ async fn nothing_acked_is_lost_and_nothing_is_there_twice() {
     let mut publishers: Vec<Publisher> = (0..PUBLISHERS).map(Publisher::new).collect();
     for round in 0..ROUNDS {
         let broker = Broker::start(folder.path());
+        for index in 0..NAMESPACES {
+            let created = client.put(broker.url(&format!("/v1/namespaces/crash-{index}"))).send().await.unwrap();
+            assert_eq!(created.status(), if round == 0 { StatusCode::CREATED } else { StatusCode::OK });
+        }
         let answers = Arc::new(AtomicU64::new(0));
         let mut running = JoinSet::new();
         for publisher in publishers.drain(..) {
             running.spawn(publisher.run(client.clone(), broker.address(), Arc::clone(&answers)));
         }
-        let enough = 200 + dice.below(1500);
+        let enough = 500 + dice.below(4_000);
         eventually("publishes under load", || async { answers.load(Ordering::Relaxed) >= enough }).await;
         broker.kill();
         publishers = running.join_all().await;

@@ -163,7 +163,7 @@ async fn a_second_process_on_the_same_folder_is_refused() {
     assert!(!output.status.success());
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains(folder.path().to_str().unwrap()), "{said}");
-    assert!(said.contains("another process"), "{said}");
+    assert!(said.contains("in use by another"), "{said}");
     // The first one is none the worse for it.
     http::publish(&client(), &broker, "locked", &json!({"value": 1})).await;
 }

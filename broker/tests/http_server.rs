@@ -7,7 +7,7 @@ mod inside;
 mod sse;
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use broker::{ServeError, Server, ServerConfig};
 use inside::{Answer, PATIENCE, TestServer, head};
@@ -136,101 +136,6 @@ async fn connections_beyond_the_limit_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn shutdown_answers_what_is_in_flight_and_ends_streams() {
-    let server = TestServer::start().await;
-    server.publish("n", r#"{"value":0}"#).await;
-    let client = Client::builder().no_proxy().build().unwrap();
-    let mut events = Events::connect(&client, &server.url("/v1/namespaces/n/events?from=start"), None).await;
-    assert_eq!(events.next().await.unwrap().id, "0");
-    let mut idle = server.connect().await;
-    let mut polling = server.connect().await;
-    polling.write_all(head("GET /v1/namespaces/n/records?from=1&wait=60000", &[], None).as_bytes()).await.unwrap();
-    let mut publishing = server.connect().await;
-    publishing.write_all(head(POST, &[JSON], Some(11)).as_bytes()).await.unwrap();
-    publishing.write_all(b"{\"val").await.unwrap();
-    // All of them are being served: the last to be accepted is answered at once.
-    server.get("/readyz").await.ok();
-    inside::eventually("the connections are served", async || {
-        server.get("/metrics").await.text().lines().any(|line| {
-            line.strip_prefix("tlog_http_connections ").is_some_and(|open| open.parse::<f64>().unwrap() >= 5.0)
-        })
-    })
-    .await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
-
-    server.shutdown.cancel();
-    assert_eq!(timeout(PATIENCE, events.next()).await.expect("the stream ends"), None);
-    let page = Answer::read(&mut polling).await.ok();
-    assert_eq!(page["records"].as_array().unwrap().len(), 0);
-    let mut rest = Vec::new();
-    timeout(PATIENCE, idle.read_to_end(&mut rest)).await.expect("an idle connection is closed").unwrap();
-    assert!(tokio::net::TcpStream::connect(server.address).await.is_err(), "no new connection is taken");
-    publishing.write_all(b"ue\":1}").await.unwrap();
-    assert_eq!(Answer::read(&mut publishing).await.ok()["first_offset"], 1);
-    let TestServer { running, folder, .. } = server;
-    timeout(PATIENCE, running).await.expect("the server stops").unwrap().unwrap();
-
-    // What was acked is there when the folder is opened again.
-    let server = Server::bind(ServerConfig::new("127.0.0.1:0".parse().unwrap(), folder.path())).await.unwrap();
-    let address = server.local_addr();
-    let shutdown = tokio_util::sync::CancellationToken::new();
-    let running = tokio::spawn(server.run(shutdown.clone()));
-    let body = client.get(format!("http://{address}/v1/namespaces/n")).send().await.unwrap().text().await.unwrap();
-    assert_eq!(serde_json::from_str::<Value>(&body).unwrap()["next_offset"], 2);
-    shutdown.cancel();
-    drop(client);
-    running.await.unwrap().unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_does_not_end_is_cut_off() {
-    let server = TestServer::start_with(|config| config.timeouts.drain = Duration::from_millis(100)).await;
-    let mut stream = server.connect().await;
-    stream.write_all(head(POST, &[JSON], Some(11)).as_bytes()).await.unwrap();
-    stream.write_all(b"{\"val").await.unwrap();
-    server.get("/healthz").await.ok();
-    let began = Instant::now();
-    server.stop().await;
-    assert!(began.elapsed() < Duration::from_secs(10));
-    let mut rest = Vec::new();
-    let _reset = stream.read_to_end(&mut rest).await;
-    assert!(!rest.starts_with(b"HTTP/1.1 200"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_follower_that_reads_nothing_delays_no_publisher() {
-    let server = TestServer::start_with(|config| config.timeouts.stall = Duration::from_millis(500)).await;
-    server.call("PUT /v1/namespaces/n", &[], "").await.ok();
-    let mut stalled = Vec::new();
-    for path in ["/v1/namespaces/n/events?from=start", "/v1/events?namespace=n&from=start"] {
-        let mut stream = server.connect().await;
-        stream.write_all(head(&format!("GET {path}"), &[], None).as_bytes()).await.unwrap();
-        stalled.push(stream);
-    }
-    // Far more than the sockets hold between them.
-    let value = vec![b'x'; 1 << 20];
-    for offset in 0..48 {
-        let reply = server.call(POST, &["content-type: text/plain"], &value).await.ok();
-        assert_eq!(reply["first_offset"], offset);
-    }
-    // They are given up on: at the end of what they can still read stands no 48th record.
-    for mut stream in stalled {
-        let deadline = Instant::now() + PATIENCE;
-        inside::eventually("the stall is over", async || {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            let open = server.get("/metrics").await.text();
-            assert!(Instant::now() < deadline, "{open}");
-            open.lines().any(|line| line == "tlog_subscribers 0")
-        })
-        .await;
-        let mut read = Vec::new();
-        let _cut_off = timeout(PATIENCE, stream.read_to_end(&mut read)).await.expect("it is closed");
-        assert!(read.len() < 48 << 20, "{} bytes", read.len());
-    }
-    server.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_cant_start_says_why_in_a_line() {
     let server = TestServer::start().await;
     let free = "127.0.0.1:0".parse().unwrap();
@@ -286,6 +191,19 @@ async fn the_document_describes_every_call() {
         "put /v1/namespaces/{ns}/keys/{key}",
     ];
     assert_eq!(calls, expected.map(str::to_owned).into());
+    let operations: Vec<&Value> = document["paths"]
+        .as_object()
+        .unwrap()
+        .values()
+        .flat_map(|methods| methods.as_object().unwrap().values())
+        .collect();
+    let ids: BTreeSet<&str> = operations.iter().map(|operation| operation["operationId"].as_str().unwrap()).collect();
+    assert_eq!(ids.len(), operations.len(), "each has an id of its own: {ids:?}");
+    for operation in operations {
+        for (status, response) in operation["responses"].as_object().unwrap() {
+            assert!(response["description"].is_string(), "{} {status}", operation["operationId"]);
+        }
+    }
     // Every reference leads somewhere.
     let text = document.to_string();
     for reference in text.split("\"$ref\":\"#").skip(1) {
@@ -293,4 +211,17 @@ async fn the_document_describes_every_call() {
         assert!(document.pointer(pointer).is_some(), "{pointer}");
     }
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_end_is_cut_off() {
+    let server = TestServer::start_with(|config| config.timeouts.drain = Duration::from_millis(100)).await;
+    let mut stream = server.connect().await;
+    stream.write_all(head(POST, &[JSON, "expect: 100-continue"], Some(11)).as_bytes()).await.unwrap();
+    stream.read_exact(&mut [0; 25]).await.unwrap();
+    stream.write_all(b"{\"val").await.unwrap();
+    server.stop().await;
+    let mut rest = Vec::new();
+    let _reset = stream.read_to_end(&mut rest).await;
+    assert!(!rest.starts_with(b"HTTP/1.1 200"));
 }

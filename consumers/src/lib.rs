@@ -11,7 +11,7 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`offsets`] | how far a consumer has come in each partition |
-//! | [`stores`] | the 256 materialized stores: opening them, and what can be asked |
+//! | `stores` | the 256 materialized stores: opening them, and what can be asked |
 //! | `stores::rows` | every row, byte by byte |
 //! | `stores::ring` | what the threads share: the database, each partition's turn |
 //! | `stores::apply`, `stores::batch` | frames become rows |
@@ -31,6 +31,6 @@
 //!    that belongs to it. Applying goes on from there, as if nothing had happened.
 
 pub mod offsets;
-pub mod stores;
+mod stores;
 
 pub use stores::{KeyPage, KeyRange, StoreState, StoredRecord, Stores, StoresError};

@@ -185,28 +185,44 @@ async fn stores_of_another_log_are_refused() {
     settled(&stores).await;
     stores.close();
     drop(stores);
-    let refused = |other: &Fixture, log: &Log, why: &str| {
-        let error = consumers::Stores::open(fixture.dir.path(), log.clone()).unwrap_err();
+    let refused = |log: Log, why: &str| {
+        let error = consumers::Stores::open(fixture.dir.path(), log).unwrap_err();
         assert!(matches!(error, StoresError::OtherLog { .. }), "{error}");
         let error = error.to_string();
         assert!(error.contains(why) && error.contains("delete the folder"), "{error}");
-        drop(other.dir.path());
     };
 
     let short = Fixture::new();
-    refused(&short, &short.log(), "which ends at 0");
+    refused(short.log(), "which ends at 0");
 
     let long = Fixture::new();
     let other_log = long.log();
     let spaces = namespaces(&other_log, 4).await;
-    Mixed::new(5).publish(&other_log, &spaces, 60).await;
-    refused(&long, &other_log, "is not there");
+    Mixed::new(6).publish(&other_log, &spaces, 60).await;
+    refused(other_log, "is not there");
 
     let wide = Fixture::with(Options { partitions: 4, ..Options::default() });
-    refused(&wide, &wide.log(), "2 partitions");
+    refused(wide.log(), "2 partitions");
 
     let stores = fixture.stores(&log);
     settled(&stores).await;
+}
+
+#[tokio::test]
+async fn a_log_of_the_same_shape_is_not_the_same_log() {
+    let fixture = Fixture::new();
+    let (log, twin) = (fixture.log(), Fixture::new());
+    let twin_log = twin.log();
+    for (log, value) in [(&log, "one"), (&twin_log, "two")] {
+        let namespace = create(log, "twin").await;
+        support::append(log, &namespace, &[wire::NewRecord::text(value)]).await;
+    }
+    let stores = fixture.stores(&log);
+    settled(&stores).await;
+    stores.close();
+    drop(stores);
+    let error = consumers::Stores::open(fixture.dir.path(), twin_log).unwrap_err();
+    assert!(error.to_string().contains("another frame has its place"), "{error}");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::Stream;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, Request};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use wire::{Chain, Generation, NamespaceConfig, NamespaceName, Offset};
 
 use crate::client::Client;
@@ -15,7 +15,7 @@ use crate::pages::paged;
 use crate::publisher::PublisherBuilder;
 use crate::rebuild::Rebuild;
 use crate::subscribe::Subscribe;
-use crate::text::from_text;
+use crate::text::{as_text, from_text};
 
 /// A namespace of a broker. Cheap to clone; whether it exists is only known once it is used.
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ pub struct Namespace {
 }
 
 /// What a broker says of a namespace.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct NamespaceInfo {
     /// Its name.
     pub name: String,
@@ -36,7 +36,7 @@ pub struct NamespaceInfo {
     /// The offset that the next record gets: as many records as there are.
     pub next_offset: Offset,
     /// The chain at `next_offset`.
-    #[serde(deserialize_with = "from_text")]
+    #[serde(deserialize_with = "from_text", serialize_with = "as_text")]
     pub chain: Chain,
     /// Bytes of its frames.
     pub bytes: u64,

@@ -1,6 +1,7 @@
 //! A whole namespace from the log, with proof.
 
-use wire::{Frame, Offset};
+use reqwest::header::{ACCEPT, HeaderValue};
+use wire::{FRAMES_MEDIA_TYPE, Frame, Offset};
 
 use crate::backoff::Attempts;
 use crate::error::Error;
@@ -97,6 +98,7 @@ impl Rebuild {
 
 async fn open(namespace: &Namespace, from: Offset) -> Result<ByteStream, Error> {
     let mut request = namespace.get(&["rebuild"])?;
+    request.headers_mut().insert(ACCEPT, HeaderValue::from_static(FRAMES_MEDIA_TYPE));
     add_query(request.url_mut(), (from > 0).then(|| ("from", from.to_string())));
     namespace.client().open(request).await
 }

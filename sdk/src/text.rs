@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serializer};
 
 /// Reads what is spelled as a string.
 pub(crate) fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
@@ -14,6 +14,11 @@ where
     // Hex digits are never escaped, so the text can always be borrowed.
     let text = <&str>::deserialize(deserializer)?;
     text.parse().map_err(serde::de::Error::custom)
+}
+
+/// Spells something as a string.
+pub(crate) fn as_text<S: Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
 }
 
 /// Something that is spelled as a string, in a list of such.

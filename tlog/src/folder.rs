@@ -44,12 +44,19 @@ pub(crate) fn partitions(storage: &dyn Storage, dir: &Path, options: &Options) -
     let path = dir.join("tlog.json");
     let io = |source| OpenError::Io { file: path.clone(), source };
     let description = match storage.open(&path) {
-        Ok(file) => read(&path, &*file)?,
+        Ok(file) => {
+            let description = read(&path, &*file)?;
+            // Who wrote it may have ended before its sync.
+            storage.sync_dir(dir).map_err(io)?;
+            description
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let description = Description { format: FORMAT, partitions: options.partitions };
             for partition in 0..description.partitions {
                 storage.create_dir(&partition_dir(dir, partition)).map_err(io)?;
             }
+            // A folder that was there already may be of a process that ended before its sync.
+            storage.sync_dir(&dir.join("partitions")).map_err(io)?;
             // It comes last: a folder that has it is whole.
             write(storage, dir, &path, &description).map_err(io)?;
             description

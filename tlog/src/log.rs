@@ -9,7 +9,6 @@ use quick_cache::sync::Cache;
 use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
 use wire::limits::MAX_RECORD_BYTES;
-use wire::record::RECORD_HEADER_BYTES;
 use wire::{Frame, NamespaceConfig, NamespaceId, NamespaceName, Offset, Position};
 
 use crate::driver::{Driver, Turn};
@@ -314,6 +313,11 @@ impl Inner {
         self.segments.get_or_insert_with(&(partition, sealed.base), open)
     }
 
+    /// Closes a sealed segment in which something was not as it must be: opening it checks its index.
+    pub(crate) fn close_segment(&self, partition: u16, base: Position) {
+        self.segments.remove(&(partition, base));
+    }
+
     fn close(&self) {
         for partition in &self.partitions {
             partition.queue.close();
@@ -402,7 +406,10 @@ fn check_sizes(namespace: &Namespace, append: &Append) -> Result<(), AppendError
     if limit as usize >= MAX_RECORD_BYTES {
         return Ok(());
     }
-    let sizes = append.draft.records().map(|record| record.encoded.len() - RECORD_HEADER_BYTES);
+    let sizes = append.draft.records().map(|record| {
+        let headers: usize = record.headers.map(|(name, value)| name.len() + value.len()).sum();
+        record.key.map_or(0, str::len) + headers + record.value.len()
+    });
     match sizes.max() {
         Some(bytes) if bytes > limit as usize => Err(AppendError::RecordTooLarge { bytes, limit }),
         _ => Ok(()),

@@ -51,7 +51,7 @@ impl Reader {
     /// # Errors
     /// Where the namespace does not exist any more, or what was durable can't be read.
     pub fn read_blocking(&mut self, max_bytes: usize) -> Result<Vec<Arc<SharedFrame>>, ReadError> {
-        for _ in 0..MAX_SEARCHES {
+        for search in 0..MAX_SEARCHES {
             let found = self.find(max_bytes);
             let frames = match found {
                 Found::Frames(frames) => frames,
@@ -62,7 +62,12 @@ impl Reader {
                     if self.log.head(&self.namespace)?.next_offset <= self.offset {
                         return Ok(Vec::new());
                     }
-                    self.read_sealed(max_bytes)?
+                    match self.read_sealed(max_bytes) {
+                        // It may be the index that is damaged. It has been closed, and the next search
+                        // checks all of it.
+                        Err(ReadError::Damaged { .. }) if search == 0 => continue,
+                        read => read?,
+                    }
                 }
             };
             // A segment may end before the cursor: the rest has moved since the search began.
@@ -111,10 +116,17 @@ impl Reader {
 
     fn read_sealed(&self, max_bytes: usize) -> Result<Vec<Arc<SharedFrame>>, ReadError> {
         let Some(sealed) = self.log.sealed_with(&self.namespace, self.offset)? else { return Ok(Vec::new()) };
-        let io = |source| ReadError::Io { file: sealed.file.path.clone(), source };
-        let entries = sealed.index.entries(self.namespace.id()).map_err(io)?;
-        let wanted = first_bytes(entries_from(&entries, self.offset), max_bytes);
-        read_frames(&sealed.file, wanted, &self.namespace)
+        let read = || {
+            let entries = sealed.entries(self.namespace.id())?;
+            let wanted = first_bytes(entries_from(&entries, self.offset), max_bytes);
+            read_frames(&sealed.file, wanted, &self.namespace)
+        };
+        let read = read();
+        let found = read.as_ref().is_ok_and(|frames| frames.last().is_some_and(|last| last.next_offset() > self.offset));
+        if !found {
+            self.log.close_segment(self.namespace.id().partition(self.log.partitions()), sealed.file.base);
+        }
+        read
     }
 }
 

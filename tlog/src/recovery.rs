@@ -83,12 +83,13 @@ impl Recovery<'_> {
     }
 
     /// The bases of the partition's segments, ascending. What was being made when the process ended
-    /// is removed.
+    /// is removed, and what it had renamed is made durable: it may have ended before its own sync.
     fn segments(&self) -> Result<Vec<Position>, OpenError> {
         let files = self.storage.list(&self.dir).map_err(|source| self.io(source))?;
         for unfinished in files.iter().filter(|path| path.extension().is_some_and(|extension| extension == "tmp")) {
             self.storage.remove(unfinished).map_err(|source| io_error(unfinished, source))?;
         }
+        self.storage.sync_dir(&self.dir).map_err(|source| self.io(source))?;
         let mut bases: Vec<Position> = files.iter().filter_map(|path| base_of(path)).collect();
         bases.sort_unstable();
         Ok(bases)

@@ -4,10 +4,11 @@
 use std::io::{ErrorKind, IoSlice};
 use std::path::Path;
 
+use tlog::storage::Simulated;
 use tlog::{Disk, Memory, Storage};
 
 fn each(check: impl Fn(&dyn Storage, &Path)) {
-    for storage in [&Disk as &dyn Storage, &Memory::new()] {
+    for storage in [&Disk as &dyn Storage, &Memory::new(), &Simulated::new(1)] {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("made/here");
         storage.create_dir(&dir).unwrap();
@@ -32,6 +33,7 @@ fn what_is_written_is_read_wherever_it_is() {
         file.read_at(&mut bytes[..3], 10).unwrap();
         assert_eq!(&bytes[..3], b"onX");
         assert_eq!(file.read_at(&mut bytes, 1).unwrap_err().kind(), ErrorKind::UnexpectedEof);
+        file.read_at(&mut [], 99).unwrap();
     });
 }
 

@@ -51,7 +51,7 @@ pub const MAX_PAGE_RECORDS: usize = 10_000;
 pub const DEFAULT_PAGE_RECORDS: usize = 1_000;
 
 /// Where a page stops adding records, bytes of encoded records.
-pub const MAX_PAGE_BYTES: usize = 16 << 20;
+pub const MAX_PAGE_BYTES: usize = 4 << 20;
 
 /// Most namespaces in one page of a listing.
 pub const MAX_LIST_NAMESPACES: usize = 1_000;

@@ -9,7 +9,7 @@
 //! | [`empty`] | a server that does nothing, to tell HTTP's cost from the log's |
 //! | [`limits`] | what the disk can do |
 
-pub(crate) mod empty;
+pub(super) mod empty;
 
 mod connection;
 mod limits;
@@ -20,10 +20,13 @@ mod request;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use super::error::CliError;
+use super::{output, progress};
 use limits::Limits;
 use load::Figures;
 pub(in crate::cli) use request::resolve;
@@ -146,25 +149,31 @@ struct Report {
 }
 
 /// Runs the bench against the broker at `url` and prints what it saw. Blocks; has threads of its own.
-pub(crate) fn run(args: &BenchArgs, url: &str, json: bool) -> Result<(), BenchError> {
+pub(crate) fn run(args: &BenchArgs, url: &str, json: bool) -> Result<(), CliError> {
     if let Some(dir) = &args.limits {
-        let limits = Limits::measure(dir)
-            .map_err(|source| BenchError::Io { what: format!("measuring the disk under {}", dir.display()), source })?;
-        return print(json, &limits, Limits::print);
+        let limits = said(format!("writing and syncing under {}", dir.display()), || Limits::measure(dir))
+            .map_err(|source| CliError::io(dir.display().to_string(), source))?;
+        return output::print(if json { output::json_line(&limits)? } else { limits.text() }.as_bytes());
     }
+    let report = measure(args, url)?;
+    output::print(if json { output::json_line(&report)? } else { report.text() }.as_bytes())
+}
+
+fn measure(args: &BenchArgs, url: &str) -> Result<Report, BenchError> {
     let format = args.format.unwrap_or(if args.batch == 1 { Format::Raw } else { Format::Frames });
     let (address, host) = resolve(url)?;
     let requests = request::Requests::new(args, format, &host)?;
     let baseline = match args.baseline {
         true => {
             let server = empty::EmptyServer::start()?;
-            Some(load::run(args, server.address(), &requests)?)
+            let load = || load::run(args, server.address(), &requests);
+            Some(said("load on a server that does nothing".to_owned(), load)?)
         }
         false => None,
     };
-    let figures = load::run(args, address, &requests)?;
+    let figures = said(format!("load on {url}"), || load::run(args, address, &requests))?;
     let of_baseline = baseline.as_ref().map(|baseline| figures.requests_per_second / baseline.requests_per_second);
-    let report = Report {
+    Ok(Report {
         url: url.to_owned(),
         connections: args.connections,
         batch: args.batch,
@@ -174,39 +183,42 @@ pub(crate) fn run(args: &BenchArgs, url: &str, json: bool) -> Result<(), BenchEr
         figures,
         baseline,
         of_baseline,
-    };
-    print(json, &report, Report::print)
+    })
 }
 
-fn print<T: Serialize>(json: bool, report: &T, text: impl FnOnce(&T)) -> Result<(), BenchError> {
-    if !json {
-        text(report);
-        return Ok(());
-    }
-    let to_io =
-        |source: serde_json::Error| BenchError::Io { what: "writing the report".to_owned(), source: source.into() };
-    println!("{}", serde_json::to_string(report).map_err(to_io)?);
-    Ok(())
+/// Does some work, and says so on a terminal meanwhile.
+fn said<T>(what: String, work: impl FnOnce() -> T) -> T {
+    let bar = progress::unbounded();
+    bar.set_message(what);
+    bar.enable_steady_tick(Duration::from_millis(100));
+    let done = work();
+    bar.finish_and_clear();
+    done
 }
 
 impl Report {
-    fn print(&self) {
+    fn text(&self) -> String {
         let form = match self.format {
             Format::Raw => "raw",
             Format::Json => "JSON",
             Format::Frames => "frames",
         };
         let pace = self.rate.map_or("closed loop".to_owned(), |rate| format!("open loop at {rate}/s"));
-        println!(
-            "{}: {} connections, {} × {} B as {form}, {pace}, {:.1} s",
-            self.url, self.connections, self.batch, self.record_bytes, self.figures.seconds
+        let mut text = format!(
+            "{}: {} connections, {} × {} B as {form}, {pace}, {:.1} s\n{}",
+            self.url,
+            self.connections,
+            self.batch,
+            self.record_bytes,
+            self.figures.seconds,
+            self.figures.text()
         );
-        self.figures.print();
         if let (Some(baseline), Some(ratio)) = (&self.baseline, self.of_baseline) {
-            println!("a server that does nothing, with the same generator:");
-            baseline.print();
-            println!("  ratio       {ratio:.2} of its requests/s");
+            text += "a server that does nothing, with the same generator:\n";
+            text += &baseline.text();
+            text += &format!("  ratio       {ratio:.2} of its requests/s\n");
         }
+        text
     }
 }
 

@@ -64,8 +64,9 @@ pub(crate) struct Arriving {
     timeout: Duration,
     /// What its header says that it will be, bytes.
     declared: Option<u64>,
-    /// The client sends nothing until it is asked to.
-    expects: bool,
+    /// Nothing more is to be expected: the client waits to be asked for the body, or has stopped
+    /// sending it.
+    quiet: bool,
 }
 
 /// A request's header, and its body as it arrives.
@@ -76,7 +77,7 @@ pub(crate) fn split(request: Request<Body>, broker: &Broker) -> (request::Parts,
         budget: broker.bodies.clone(),
         timeout: broker.timeouts.body,
         declared: declared(&parts.headers),
-        expects: parts.headers.contains_key(EXPECT),
+        quiet: parts.headers.contains_key(EXPECT),
     };
     (parts, arriving)
 }
@@ -87,7 +88,7 @@ impl Arriving {
     /// # Errors
     /// Where the body is cut off, malformed, or does not go on in time.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
-        self.expects = false;
+        self.quiet = false;
         loop {
             match timeout(self.timeout, self.body.frame()).await {
                 Ok(None) => return Ok(None),
@@ -98,9 +99,11 @@ impl Arriving {
                     }
                 }
                 Ok(Some(Err(error))) => {
+                    self.quiet = true;
                     return Err(Refusal::new(Code::InvalidBody, format!("the body was cut off: {error}")));
                 }
                 Err(_) => {
+                    self.quiet = true;
                     let detail = format!("nothing of the body came for {} s", self.timeout.as_secs_f32());
                     return Err(Refusal::new(Code::RequestTimeout, detail));
                 }
@@ -139,7 +142,7 @@ impl Arriving {
     /// Reads on for a while what is no longer wanted: a client that is still sending would meet a
     /// closed connection instead of the answer.
     pub(crate) async fn discard(mut self) {
-        if self.expects || self.body.is_end_stream() {
+        if self.quiet || self.body.is_end_stream() {
             return;
         }
         let rest = async {

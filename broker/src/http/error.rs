@@ -172,6 +172,7 @@ impl From<StoresError> for Refusal {
     fn from(error: StoresError) -> Refusal {
         match error {
             StoresError::Rebuilding(_) => Refusal::new(Code::StoreRebuilding, error.to_string()),
+            StoresError::Closed => Refusal::new(Code::ShuttingDown, error.to_string()),
             StoresError::Read(error) => error.into(),
             error => Refusal::internal(error),
         }

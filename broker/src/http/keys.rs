@@ -34,10 +34,10 @@ const WAIT: Known = Known::Once("wait");
 /// The latest record of a key.
 #[utoipa::path(
     get,
-    path = "/v1/namespaces/{ns}/keys/{key}",
+    path = "/v1/namespaces/{ns}/keys/{key}", operation_id = "getKey",
     tag = "keys",
     params(openapi::Ns, openapi::Key, openapi::Seen),
-    responses((status = 200, body = openapi::Record), openapi::Problems)
+    responses((status = 200, description = "The record", body = openapi::Record), openapi::Problems)
 )]
 pub(crate) async fn get(State(broker): Shared, uri: Uri) -> Result<Response, Refusal> {
     let (name, key) = (path::namespace(&uri)?, path::key(&uri)?);
@@ -56,7 +56,7 @@ pub(crate) async fn get(State(broker): Shared, uri: Uri) -> Result<Response, Ref
 /// value.
 #[utoipa::path(
     put,
-    path = "/v1/namespaces/{ns}/keys/{key}",
+    path = "/v1/namespaces/{ns}/keys/{key}", operation_id = "putKey",
     tag = "keys",
     params(openapi::Ns, openapi::Key, openapi::PublishHeaders),
     request_body(content((openapi::Anything = "application/json"), (String = "text/plain"), (Vec<u8> = "application/octet-stream"))),
@@ -87,7 +87,7 @@ pub(crate) async fn put(State(broker): Shared, request: Request) -> Result<Respo
 /// Delete a key: publish a tombstone.
 #[utoipa::path(
     delete,
-    path = "/v1/namespaces/{ns}/keys/{key}",
+    path = "/v1/namespaces/{ns}/keys/{key}", operation_id = "deleteKey",
     tag = "keys",
     params(openapi::Ns, openapi::Key, openapi::PublishHeaders),
     responses((status = 200, description = "Durable", body = publish::Published), openapi::Problems)
@@ -106,7 +106,7 @@ pub(crate) async fn delete(State(broker): Shared, uri: Uri, headers: HeaderMap) 
 /// A page ends with the key to go on behind, as `next`, or null at the end.
 #[utoipa::path(
     get,
-    path = "/v1/namespaces/{ns}/keys",
+    path = "/v1/namespaces/{ns}/keys", operation_id = "rangeKeys",
     tag = "keys",
     params(
         openapi::Ns,
@@ -117,7 +117,7 @@ pub(crate) async fn delete(State(broker): Shared, uri: Uri, headers: HeaderMap) 
         ("limit" = Option<u64>, Query, minimum = 1, maximum = 10_000, description = "Records at most; 1000 by default"),
         openapi::Seen,
     ),
-    responses((status = 200, body = openapi::KeyPage), openapi::Problems)
+    responses((status = 200, description = "A page", body = openapi::KeyPage), openapi::Problems)
 )]
 pub(crate) async fn range(State(broker): Shared, uri: Uri) -> Result<Response, Refusal> {
     const KNOWN: [Known; 7] = [
@@ -178,6 +178,6 @@ async fn wait_for_offset(broker: &Broker, namespace: &Namespace, query: &Query) 
 
 /// Appends a record of a store as JSON.
 pub(crate) fn push_stored(out: &mut Vec<u8>, stored: &StoredRecord, namespace: Option<&str>) -> Result<(), Refusal> {
-    let record = stored.record();
+    let record = stored.record()?;
     Ok(write_record(out, &record, &time_text(record.time_micros), namespace, Lines::Keep)?)
 }

@@ -16,10 +16,10 @@ use crate::state::{Broker, Shared};
 /// The record with this object id.
 #[utoipa::path(
     get,
-    path = "/v1/objects/{id}",
+    path = "/v1/objects/{id}", operation_id = "getObject",
     tag = "objects",
     params(openapi::Id),
-    responses((status = 200, body = openapi::Record), openapi::Problems)
+    responses((status = 200, description = "The record", body = openapi::Record), openapi::Problems)
 )]
 pub(crate) async fn get(State(broker): Shared, uri: Uri) -> Result<Response, Refusal> {
     find(&broker, &uri, "no object has the id", Stores::object).await
@@ -28,10 +28,10 @@ pub(crate) async fn get(State(broker): Shared, uri: Uri) -> Result<Response, Ref
 /// The record before this object, in its shard and namespace.
 #[utoipa::path(
     get,
-    path = "/v1/objects/{id}/previous",
+    path = "/v1/objects/{id}/previous", operation_id = "getPreviousObject",
     tag = "objects",
     params(openapi::Id),
-    responses((status = 200, body = openapi::Record), openapi::Problems)
+    responses((status = 200, description = "The record", body = openapi::Record), openapi::Problems)
 )]
 pub(crate) async fn previous(State(broker): Shared, uri: Uri) -> Result<Response, Refusal> {
     find(&broker, &uri, "no object comes before", Stores::previous).await

@@ -22,6 +22,7 @@ pub(crate) fn document() -> Document {
                            Errors are `application/problem+json` (RFC 9457); `type` is stable, `retry` says whether \
                            to send the request again.",
         ),
+        components(schemas(Problem)),
         tags(
             (name = "namespaces", description = "Named, totally ordered streams of records"),
             (name = "records", description = "Publish and read"),
@@ -94,7 +95,7 @@ pub(crate) struct PublishHeaders {
 /// Whatever goes wrong.
 #[derive(IntoResponses)]
 #[response(status = "default", description = "Refused", content_type = "application/problem+json")]
-pub(crate) struct Problems(#[to_schema] Problem);
+pub(crate) struct Problems(Problem);
 
 /// An error, RFC 9457.
 #[derive(ToSchema)]
@@ -205,4 +206,40 @@ pub(crate) struct KeyPage {
     /// The key to go on behind, as `after`; null at the end.
     #[schema(required)]
     next: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde::Serialize;
+    use utoipa::PartialSchema;
+
+    use super::*;
+
+    /// Checks that a shape as it is described has the fields of one that is really sent or taken.
+    fn same_fields<Described: PartialSchema>(real: &impl Serialize) {
+        let described = serde_json::to_value(Described::schema()).unwrap();
+        let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<String>>();
+        assert_eq!(names(&described["properties"]), names(&serde_json::to_value(real).unwrap()));
+    }
+
+    #[test]
+    fn shapes_of_wire_are_described_as_they_are() {
+        let mut problem = wire::Problem::new(wire::Code::Internal, "x");
+        (problem.next_offset, problem.line, problem.stored) = (Some(1), Some(1), Some(1));
+        same_fields::<Problem>(&problem);
+        same_fields::<Config>(&wire::NamespaceConfig::default());
+        same_fields::<Record>(&wire::json::RecordJson {
+            namespace: Some("n".into()),
+            offset: 1,
+            id: "3f0000010000000a".into(),
+            key: Some("k".into()),
+            value: Some(serde_json::value::to_raw_value(&1).unwrap()),
+            value_base64: Some("AA==".into()),
+            tombstone: true,
+            headers: BTreeMap::from([("a".into(), "b".into())]),
+            time: "1970-01-01T00:00:00Z".into(),
+        });
+    }
 }

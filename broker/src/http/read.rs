@@ -17,6 +17,7 @@ use crate::http::error::Refusal;
 use crate::http::query::{Begin, Known, Query};
 use crate::http::{media, openapi, path};
 use crate::state::{Broker, Shared};
+use crate::telemetry::Open;
 
 /// Where to go on, beside a page that has no place for it.
 pub(crate) const NEXT_OFFSET: HeaderName = HeaderName::from_static("tlog-next-offset");
@@ -37,7 +38,7 @@ const RECORD_BYTES: usize = 512;
 /// stops after. NDJSON and frames say where to go on in the headers `Tlog-Next-Offset` and `Tlog-Head`.
 #[utoipa::path(
     get,
-    path = "/v1/namespaces/{ns}/records",
+    path = "/v1/namespaces/{ns}/records", operation_id = "readRecords",
     tag = "records",
     params(
         openapi::Ns,
@@ -46,7 +47,7 @@ const RECORD_BYTES: usize = 512;
         ("wait" = Option<u64>, Query, maximum = 60_000, description = "How long to wait at the head, milliseconds"),
     ),
     responses(
-        (status = 200, content(
+        (status = 200, description = "A page", content(
             (openapi::RecordPage = "application/json"),
             (openapi::Record = "application/x-ndjson"),
             (Vec<u8> = "application/vnd.tlog.frames"),
@@ -76,6 +77,7 @@ pub(crate) async fn read(State(broker): Shared, uri: Uri, headers: HeaderMap) ->
 
 /// Fills a page; at the head, waits for a first record.
 async fn fill(broker: &Arc<Broker>, namespace: &Namespace, page: &mut Page, wait: Duration) -> Result<(), Refusal> {
+    // Registered before the first read, so no append falls between.
     let follower = (!wait.is_zero()).then(|| broker.log.follower(std::slice::from_ref(namespace)));
     let mut reader = broker.log.reader(namespace, page.next_offset)?;
     let deadline = Instant::now() + wait;
@@ -89,6 +91,7 @@ async fn fill(broker: &Arc<Broker>, namespace: &Namespace, page: &mut Page, wait
             continue;
         }
         let Some(follower) = follower.as_ref().filter(|_| page.records == 0) else { break };
+        let _open = Open::subscriber();
         let waited = tokio::select! {
             waited = timeout_at(deadline, follower.changed()) => waited,
             () = broker.closing.cancelled() => break,

@@ -30,10 +30,10 @@ use crate::telemetry::{Open, Responses};
 const MAX_STREAMS: u32 = 256;
 
 /// What a client may send ahead on one HTTP/2 stream, bytes.
-const STREAM_WINDOW: u32 = 1 << 20;
+const STREAM_WINDOW: u32 = 256 << 10;
 
 /// What a client may send ahead on all streams of an HTTP/2 connection, bytes.
-const CONNECTION_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 1 << 20;
 
 /// The largest header of a request on HTTP/2, bytes: a resume token of many namespaces is long.
 const MAX_HEADER_BYTES: u32 = 64 << 10;

@@ -9,6 +9,7 @@
 //! ```
 
 mod connection;
+mod files;
 mod stall;
 
 use std::net::SocketAddr;
@@ -101,7 +102,8 @@ impl Server {
         let kill = CancellationToken::new();
         let tracker = TaskTracker::new();
         let watch = tracker.spawn(watch(Arc::clone(&broker)));
-        let places = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
+        let connections_at_once = files::connections_within_limit(config.max_connections);
+        let places = Arc::new(Semaphore::new(connections_at_once.min(Semaphore::MAX_PERMITS)));
         loop {
             let accepted = tokio::select! {
                 biased;

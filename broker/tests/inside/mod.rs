@@ -85,6 +85,11 @@ impl TestServer {
         }
     }
 
+    /// Waits until the metrics of this process have a line.
+    pub async fn eventually_counts(&self, line: &str) {
+        eventually(line, async || self.get("/metrics").await.text().lines().any(|found| found == line)).await;
+    }
+
     /// Stops the server in order.
     pub async fn stop(self) {
         self.shutdown.cancel();

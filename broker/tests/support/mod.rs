@@ -7,7 +7,7 @@
 //! let reply = client().get(broker.url("/healthz")).send().await?;
 //! broker.kill();
 //! ```
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this")]
+#![allow(dead_code, unreachable_pub, unused_imports, reason = "each test binary uses a part of this")]
 
 pub mod http;
 pub mod mount;

@@ -59,8 +59,7 @@ impl Applier<'_> {
         let users = frames.iter().filter(|frame| frame.namespace() != NamespaceId::CONTROL);
         records.extend(users.flat_map(Frame::records).filter(|record| self.shards.contains(record.id.shard())));
         records.sort_by_cached_key(|record| record.id);
-        let bytes = records.iter().map(|record| record.encoded.len()).sum();
-        let mut batch = Batch::new(bytes);
+        let mut batch = Batch::with_room(&records);
         batch.add(&records);
         batch.write(self.ring, self.partition, self.consumer, behind)?;
         *offset = *behind;
@@ -73,7 +72,7 @@ impl Applier<'_> {
         behind: &OffsetRow,
         offset: &mut OffsetRow,
     ) -> Result<(), StoresError> {
-        let mut batch = Batch::new(0);
+        let mut batch = Batch::with_room(&[]);
         for namespace in deleted {
             batch.forget(&self.ring.db, *namespace, self.shards)?;
         }

@@ -12,8 +12,9 @@ use crate::stores::ring::{Partition, Ring};
 use crate::stores::rows;
 use crate::stores::shards::ShardSet;
 
-/// Bytes of rows per byte of frames, about: keys and offset, time and latest row of each record.
-const ROOM_PER_BYTE: usize = 2;
+/// What the rows of a record take beside its bytes and its key, at most: their keys and headers,
+/// offset and time, counters.
+const ROW_BYTES: usize = 80;
 
 /// Most objects that a namespace may have in a store to be deleted one by one. Above that a range is
 /// deleted: RocksDB keeps few ranges well and many badly, and there may be many small namespaces.
@@ -29,10 +30,11 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    /// An empty batch, with room for the rows of this many bytes of frames.
-    pub(crate) fn new(frame_bytes: usize) -> Batch {
+    /// An empty batch, with room for these records.
+    pub(crate) fn with_room(records: &[Record<'_>]) -> Batch {
+        let room = |record: &Record<'_>| ROW_BYTES + record.encoded.len() + record.key.map_or(0, str::len);
         Batch {
-            rows: WriteBatch::with_capacity_bytes(frame_bytes * ROOM_PER_BYTE),
+            rows: WriteBatch::with_capacity_bytes(records.iter().map(room).sum()),
             growth: [0; SHARDS],
             key: Vec::new(),
             value: Vec::new(),

@@ -69,7 +69,7 @@ pub enum StoresError {
 }
 
 impl StoresError {
-    pub(crate) fn damaged(row: &[u8], reason: impl ToString) -> StoresError {
-        StoresError::Damaged { row: row.escape_ascii().to_string(), reason: reason.to_string() }
+    pub(crate) fn damaged(row: &[u8], reason: &str) -> StoresError {
+        StoresError::Damaged { row: row.escape_ascii().to_string(), reason: reason.to_owned() }
     }
 }

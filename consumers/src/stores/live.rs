@@ -5,36 +5,41 @@ use std::time::Instant;
 use tlog::{ReadError, Watermark};
 use tokio::sync::watch;
 use tracing::{debug, error};
+use wire::Frame;
 
 use crate::offsets::Consumer;
 use crate::stores::apply::Applier;
 use crate::stores::error::StoresError;
-use crate::stores::metrics::LiveMetrics;
+use crate::stores::metrics::{self, LiveMetrics};
 use crate::stores::ring::{Partition, Ring};
 
 /// Applies a partition until the stores or the log are closed.
 pub(crate) fn run(ring: &Ring, partition: &Partition) {
-    let mut live =
-        Live { ring, partition, metrics: LiveMetrics::new(partition.id), watermark: ring.log.watermark(partition.id) };
-    let failures = LiveMetrics::new(partition.id);
+    let mut live = Live::new(ring, partition);
+    let errors = metrics::errors(&partition.id.to_string());
     ring.insist(
         || live.follow(),
         |error| {
-            failures.failed();
+            errors.increment(1);
             error!(partition = partition.id, %error, "the stores can't apply the log, and try again");
         },
     );
     debug!(partition = partition.id, "the stores follow no longer");
 }
 
-struct Live<'a> {
+pub(crate) struct Live<'a> {
     ring: &'a Ring,
     partition: &'a Partition,
     metrics: LiveMetrics,
     watermark: watch::Receiver<Watermark>,
 }
 
-impl Live<'_> {
+impl<'a> Live<'a> {
+    pub(crate) fn new(ring: &'a Ring, partition: &'a Partition) -> Live<'a> {
+        let watermark = ring.log.watermark(partition.id);
+        Live { ring, partition, metrics: LiveMetrics::new(partition.id), watermark }
+    }
+
     /// Applies what is in the log, and what comes, until the stores or the log are closed.
     fn follow(&mut self) -> Result<(), StoresError> {
         let from = self.partition.turn.lock().offset.position;
@@ -61,7 +66,7 @@ impl Live<'_> {
     }
 
     /// Applies frames to all stores that are not being rebuilt; says how many records they had.
-    fn apply(&self, frames: &[wire::Frame]) -> Result<u64, StoresError> {
+    pub(crate) fn apply(&self, frames: &[Frame]) -> Result<u64, StoresError> {
         let mut turn = self.partition.turn.lock();
         let before = turn.offset.records;
         let applier = Applier {

@@ -11,17 +11,14 @@ pub(crate) struct LiveMetrics {
     lag: Gauge,
     applied: Counter,
     seconds: Histogram,
-    errors: Counter,
 }
 
 impl LiveMetrics {
     pub(crate) fn new(partition: u16) -> LiveMetrics {
-        let partition = partition.to_string();
         LiveMetrics {
-            lag: gauge!("tlog_store_lag_records", "partition" => partition.clone()),
+            lag: gauge!("tlog_store_lag_records", "partition" => partition.to_string()),
             applied: counter!("tlog_store_applied_records_total"),
             seconds: histogram!("tlog_store_apply_seconds"),
-            errors: counter!("tlog_store_apply_errors_total", "partition" => partition),
         }
     }
 
@@ -35,8 +32,9 @@ impl LiveMetrics {
     pub(crate) fn lag(&self, records: u64) {
         self.lag.set(records as f64);
     }
+}
 
-    pub(crate) fn failed(&self) {
-        self.errors.increment(1);
-    }
+/// How often applying has failed and was tried again, by who applies: a partition, or the rebuild.
+pub(crate) fn errors(reader: &str) -> Counter {
+    counter!("tlog_store_apply_errors_total", "reader" => reader.to_owned())
 }

@@ -30,7 +30,8 @@ impl StoredRecord {
     /// # Errors
     /// [`StoresError::Damaged`] where the row is not a record.
     pub fn record(&self) -> Result<Record<'_>, StoresError> {
-        rows::record(self.id, &self.row).map_err(|error| StoresError::damaged(&rows::object(self.id), error))
+        rows::record(self.id, &self.row)
+            .map_err(|error| StoresError::damaged(&rows::object(self.id), &error.to_string()))
     }
 }
 

@@ -26,6 +26,7 @@ use crate::offsets::{Consumer, OffsetRow};
 use crate::stores::apply::Applier;
 use crate::stores::batch::delete_prefix;
 use crate::stores::error::StoresError;
+use crate::stores::metrics;
 use crate::stores::ring::{Partition, Ring};
 use crate::stores::rows;
 use crate::stores::shards::ShardSet;
@@ -74,12 +75,16 @@ impl Ring {
 
 /// Rebuilds what is to be rebuilt, one store after another, until the stores are closed.
 pub(crate) fn run(ring: &Ring) {
+    let errors = metrics::errors("rebuild");
     loop {
         let next = ring.rebuilding.lock().iter().next();
         match next {
             Some(shard) => ring.insist(
                 || Rebuild { ring, shard }.run(),
-                |error| error!(%shard, %error, "the store can't be rebuilt, and is tried again"),
+                |error| {
+                    errors.increment(1);
+                    error!(%shard, %error, "the store can't be rebuilt, and is tried again");
+                },
             ),
             None => {
                 let _ = ring.wait(ring.rebuild.notified());
@@ -138,5 +143,151 @@ impl Rebuild<'_> {
         self.ring.write(rows)?;
         turn.rebuilding.remove(self.shard);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use rocksdb::IteratorMode;
+    use tempfile::TempDir;
+    use tlog::{Append, Clock, Log, Memory, Namespace, Options};
+    use wire::{Draft, NamespaceConfig, NamespaceName, NewRecord, Record};
+
+    use super::*;
+    use crate::stores::live::Live;
+    use crate::stores::range::KeyRange;
+
+    #[derive(Debug)]
+    struct StoppedClock;
+
+    impl Clock for StoppedClock {
+        fn now_micros(&self) -> i64 {
+            0
+        }
+        fn monotonic_nanos(&self) -> u64 {
+            0
+        }
+    }
+
+    /// A namespace in each of two partitions.
+    async fn log(dir: &Path) -> (Log, [Namespace; 2]) {
+        let options = Options { partitions: 2, ..Options::default() };
+        let log = Log::open(dir, Arc::new(Memory::new()), Arc::new(StoppedClock), options).unwrap();
+        let mut found = [None, None];
+        for name in (0..).map(|index: u32| index.to_string()) {
+            let created = log.create(&NamespaceName::new(&name).unwrap(), NamespaceConfig::default()).await.unwrap();
+            let partition = created.namespace.id().partition(2);
+            found[usize::from(partition)] = Some(created.namespace);
+            if let [Some(a), Some(b)] = &found {
+                return (log, [a.clone(), b.clone()]);
+            }
+        }
+        unreachable!("some name is of each partition")
+    }
+
+    /// Publishes to both, so that every store gets some.
+    async fn publish(log: &Log, namespaces: &[Namespace], value: &str) {
+        for namespace in namespaces {
+            for key in 0..700 {
+                let draft = Draft::of(&NewRecord::text(value).with_key(&key.to_string())).unwrap();
+                log.append(namespace, Append::new(draft)).await.unwrap();
+            }
+        }
+    }
+
+    /// Does what the live readers do, as far as the log goes now.
+    fn live(ring: &Ring) {
+        for partition in &ring.partitions {
+            let mut scan = ring.log.scan(partition.id, partition.turn.lock().offset.position);
+            loop {
+                let frames = scan.read_blocking(10_000).unwrap();
+                if frames.is_empty() {
+                    break;
+                }
+                Live::new(ring, partition).apply(&frames).unwrap();
+            }
+        }
+    }
+
+    type Row = (Box<[u8]>, Box<[u8]>);
+
+    fn rows_of(ring: &Ring, shard: Shard) -> Vec<Row> {
+        let rows = ring.db.iterator(IteratorMode::Start).map(|row| row.unwrap());
+        rows.filter(|(key, _)| key.starts_with(&rows::store(shard))).collect()
+    }
+
+    /// The value of a key of that store.
+    fn read(ring: &Ring, namespace: &Namespace, of: Shard) -> Result<String, StoresError> {
+        let key = (0..700).map(|key: u32| key.to_string()).find(|key| Shard::of(Some(key), b"") == of).unwrap();
+        let latest = ring.view().latest(namespace.id(), &key)?.unwrap();
+        let by_id = ring.view().object(latest.id())?.unwrap();
+        assert_eq!(latest, by_id);
+        let Record { value, .. } = latest.record()?;
+        Ok(String::from_utf8(value.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_rebuild_step_by_step() {
+        let dir = TempDir::new().unwrap();
+        let (log, namespaces) = log(&dir.path().join("log")).await;
+        let stores = dir.path().join("stores");
+        let (shard, other) = (Shard(0x3f), Shard(0x40));
+        let mut ring = Ring::open(&stores, log.clone()).unwrap();
+        let state = |ring: &Ring, shard: Shard| ring.states().unwrap()[usize::from(shard.0)];
+        publish(&log, &namespaces, "one").await;
+        live(&ring);
+        let objects = state(&ring, shard).objects;
+        assert_eq!(read(&ring, &namespaces[0], shard).unwrap(), "one");
+
+        ring.begin_rebuild(shard).unwrap();
+        ring.begin_rebuild(shard).unwrap();
+        assert!(matches!(read(&ring, &namespaces[0], shard), Err(StoresError::Rebuilding(of)) if of == shard));
+        let range = ring.view().range(namespaces[0].id(), &KeyRange::default());
+        assert!(matches!(range, Err(StoresError::Rebuilding(of)) if of == shard));
+        assert_eq!(read(&ring, &namespaces[0], other).unwrap(), "one");
+        let wiped = state(&ring, shard);
+        assert_eq!((wiped.objects, wiped.rebuilding, rows_of(&ring, shard).len()), (0, true, 0));
+        assert_eq!(wiped.lag, (0..2).map(|id| log.watermark(id).borrow().records).sum::<u64>());
+        assert_eq!((state(&ring, other).lag, state(&ring, other).rebuilding), (0, false));
+
+        publish(&log, &namespaces, "two").await;
+        live(&ring);
+        assert_eq!(rows_of(&ring, shard), [], "the live readers leave the store alone");
+        assert_eq!(read(&ring, &namespaces[1], other).unwrap(), "two");
+
+        Rebuild { ring: &ring, shard }.apply_partition(&ring.partitions[0]).unwrap();
+        assert_eq!(state(&ring, shard).objects, objects, "half of it, twice");
+        publish(&log, &namespaces, "three").await;
+        live(&ring);
+        assert_eq!(state(&ring, shard).objects, objects / 2 * 3, "one partition is live again");
+        assert!(matches!(read(&ring, &namespaces[0], shard), Err(StoresError::Rebuilding(_))));
+
+        // A crash: what was not flushed is lost, who applies what is not.
+        ring.db.flush().unwrap();
+        publish(&log, &namespaces, "four").await;
+        live(&ring);
+        drop(ring);
+        ring = Ring::open(&stores, log.clone()).unwrap();
+        assert!(matches!(read(&ring, &namespaces[0], shard), Err(StoresError::Rebuilding(_))));
+        let left_alone: Vec<bool> =
+            ring.partitions.iter().map(|partition| partition.turn.lock().rebuilding.contains(shard)).collect();
+        assert_eq!(left_alone, [false, true]);
+        live(&ring);
+        Rebuild { ring: &ring, shard }.run().unwrap();
+        publish(&log, &namespaces, "five").await;
+        live(&ring);
+        assert_eq!(read(&ring, &namespaces[0], shard).unwrap(), "five");
+        assert_eq!(read(&ring, &namespaces[1], shard).unwrap(), "five");
+        assert_eq!((state(&ring, shard).lag, state(&ring, shard).rebuilding), (0, false));
+
+        let fresh = Ring::open(&dir.path().join("fresh"), log).unwrap();
+        live(&fresh);
+        for shard in [shard, other] {
+            assert_eq!(rows_of(&ring, shard), rows_of(&fresh, shard));
+        }
+        assert_eq!(ring.states().unwrap(), fresh.states().unwrap());
     }
 }

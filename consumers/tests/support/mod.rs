@@ -45,7 +45,7 @@ impl Fixture {
 
     pub fn log(&self) -> Log {
         let storage = Arc::new(self.memory.clone());
-        Log::open(&self.dir.path().join("log"), storage, Arc::new(Ticks::default()), self.options.clone()).unwrap()
+        Log::open(&self.dir.path().join("log"), storage, Arc::new(Ticks::default()), self.options).unwrap()
     }
 
     pub fn stores(&self, log: &Log) -> Stores {

@@ -53,7 +53,7 @@ impl PublisherBuilder {
             backoff: namespace.client().inner.backoff,
             namespace,
             producer: None,
-            bounds: BatchBounds { records: 1_000, bytes: 1 << 20 },
+            bounds: BatchBounds { records: MAX_BATCH_RECORDS, bytes: 1 << 20 },
             in_flight: 4,
             waiting_bytes: 16 << 20,
         }
@@ -66,7 +66,7 @@ impl PublisherBuilder {
         PublisherBuilder { producer: Some((id.into(), epoch)), ..self }
     }
 
-    /// Most records in a batch, 1 to 10,000; 1,000 if not set.
+    /// Most records in a batch, 1 to 10,000; as many if not set.
     pub fn batch_records(mut self, records: usize) -> PublisherBuilder {
         self.bounds.records = records.clamp(1, MAX_BATCH_RECORDS);
         self
@@ -79,7 +79,8 @@ impl PublisherBuilder {
         self
     }
 
-    /// Most requests on their way at once, 1 to 16; 4 if not set.
+    /// Most requests on their way at once, 1 to 16; 4 if not set. There are fewer where the network
+    /// lets later ones overtake earlier ones.
     pub fn in_flight(self, requests: usize) -> PublisherBuilder {
         PublisherBuilder { in_flight: requests.clamp(1, MAX_IN_FLIGHT), ..self }
     }

@@ -11,8 +11,15 @@
 //! Batches are numbered, and the broker takes only the next number of a producer. So one that
 //! overtakes another is refused as a gap and goes again once the other is stored; and after a
 //! failure only the first one goes, alone, until it is stored.
+//!
+//! A batch that overtakes was sent for nothing. How often that happens is a matter of the network
+//! and the machines, so the window finds out how many may be on their way: a gap halves their
+//! number, and each [`GROW_AFTER`] batches without one add one.
 
 use std::collections::VecDeque;
+
+/// So many batches are stored without a gap before one more may be on its way.
+const GROW_AFTER: usize = 16;
 
 /// The batches on their way, in the order of their sequence.
 #[derive(Debug)]
@@ -20,7 +27,12 @@ pub(crate) struct Window<B> {
     slots: VecDeque<Slot<B>>,
     /// The sequence of the first slot.
     first: u64,
+    /// Most batches that may ever be on their way.
     limit: usize,
+    /// Most that may be at the moment.
+    width: usize,
+    /// How many were stored since the width last changed.
+    smooth: usize,
     /// Send only the first: at the beginning, as it makes the namespace and the producer known, and
     /// after a failure.
     alone: bool,
@@ -55,7 +67,7 @@ pub(crate) enum Gap {
 impl<B> Window<B> {
     /// An empty window of at most `limit` batches, whose first will have sequence 0.
     pub(crate) fn new(limit: usize) -> Window<B> {
-        Window { slots: VecDeque::new(), first: 0, limit, alone: true }
+        Window { slots: VecDeque::new(), first: 0, limit, width: limit, smooth: 0, alone: true }
     }
 
     /// How many batches were stored, without a hole.
@@ -69,8 +81,8 @@ impl<B> Window<B> {
 
     /// Whether another batch could be sent at once.
     pub(crate) fn has_room(&self) -> bool {
-        let limit = if self.alone { 1 } else { self.limit };
-        self.slots.len() < limit && self.slots.iter().all(|slot| slot.state != State::Due)
+        let width = if self.alone { 1 } else { self.width };
+        self.slots.len() < width && self.slots.iter().all(|slot| slot.state != State::Due)
     }
 
     /// Adds the next batch, to be sent.
@@ -92,6 +104,11 @@ impl<B> Window<B> {
         let slot = self.slot(sequence)?;
         slot.state = State::Stored;
         let batch = slot.batch.take();
+        self.smooth += 1;
+        if self.smooth >= GROW_AFTER {
+            self.smooth = 0;
+            self.width = self.limit.min(self.width + 1);
+        }
         while self.slots.front().is_some_and(|slot| slot.state == State::Stored) {
             self.slots.pop_front();
             self.first += 1;
@@ -114,6 +131,8 @@ impl<B> Window<B> {
             Some(State::Sending { was_first: true }) => Gap::Lost,
             _ => {
                 self.failed(sequence);
+                self.width = (self.width / 2).max(1);
+                self.smooth = 0;
                 // Where all before it were stored in the meantime, there is nothing to wait for.
                 self.alone = sequence > self.first;
                 Gap::Overtook
@@ -187,6 +206,28 @@ mod tests {
         window.stored_now(0);
         assert_eq!(window.gap(1), Gap::Overtook);
         assert_eq!(sent(&mut window), [1]);
+    }
+
+    #[test]
+    fn gaps_narrow_the_window_and_smooth_going_widens_it() {
+        let mut window = window(4);
+        sent(&mut window);
+        window.stored_now(0);
+        sent(&mut window);
+        window.gap(3);
+        assert_eq!(window.width, 2);
+        window.gap(2);
+        assert_eq!(window.width, 1);
+        let mut next = 4;
+        for sequence in 1..40 {
+            window.stored_now(sequence);
+            if window.slots.is_empty() {
+                window.push(next);
+                next += 1;
+            }
+            sent(&mut window);
+        }
+        assert_eq!(window.width, 3);
     }
 
     #[test]

@@ -160,7 +160,10 @@ impl Index {
     }
 
     /// A namespace's frames in the segment, in order; none where it has none.
-    pub(crate) fn entries(&self, namespace: NamespaceId) -> io::Result<Vec<Entry>> {
+    ///
+    /// # Errors
+    /// Where the rows are no longer what they were when the index was opened.
+    pub(crate) fn entries(&self, namespace: NamespaceId) -> Result<Vec<Entry>, IndexError> {
         let (mut low, mut high) = (0, self.header.namespaces);
         while low < high {
             let middle = low.midpoint(high);
@@ -182,15 +185,26 @@ impl Index {
         self.entries_between(u32_at(&row, 4), end)
     }
 
-    fn entries_between(&self, first: u32, end: u32) -> io::Result<Vec<Entry>> {
-        let mut rows = vec![0; end.saturating_sub(first) as usize * ROW_BYTES];
+    fn entries_between(&self, first: u32, end: u32) -> Result<Vec<Entry>, IndexError> {
+        if first >= end || end > self.header.frames {
+            return Err(IndexError::Invalid("a row points to rows that are not there"));
+        }
+        let mut rows = vec![0; (end - first) as usize * ROW_BYTES];
         let at = HEADER_BYTES as u64 + (u64::from(self.header.namespaces) + u64::from(first)) * ROW_BYTES as u64;
         self.file.read_at(&mut rows, at)?;
         let (rows, _) = rows.as_chunks::<ROW_BYTES>();
-        Ok(rows
-            .iter()
-            .map(|row| Entry { base_offset: u64_at(row, 0), at: u32_at(row, 8), length: u32_at(row, 12) })
-            .collect())
+        let mut entries = Vec::with_capacity(rows.len());
+        let (mut due, length) = (0, self.header.end - self.header.base);
+        for row in rows {
+            let entry = Entry { base_offset: u64_at(row, 0), at: u32_at(row, 8), length: u32_at(row, 12) };
+            let end = u64::from(entry.at) + u64::from(entry.length);
+            if u64::from(entry.at) < due || end > length {
+                return Err(IndexError::Invalid("a row points to where no frame can be"));
+            }
+            due = end;
+            entries.push(entry);
+        }
+        Ok(entries)
     }
 
     /// Each namespace with the offset of its first record in the segment, ascending by id.

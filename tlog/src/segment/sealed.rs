@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tracing::warn;
-use wire::Position;
+use wire::{NamespaceId, Position};
 
 use super::index::{self, Index, IndexError, IndexHeader};
-use super::open::{OpenSegment, SegmentFile};
+use super::open::{Entry, OpenSegment, SegmentFile};
 use super::scan::{FrameScan, ScanError};
 use super::{index_path, log_path};
 use crate::error::ReadError;
@@ -20,6 +20,19 @@ use crate::storage::Storage;
 pub(crate) struct SealedSegment {
     pub(crate) file: SegmentFile,
     pub(crate) index: Index,
+}
+
+impl SealedSegment {
+    /// A namespace's frames in the segment, in order.
+    pub(crate) fn entries(&self, namespace: NamespaceId) -> Result<Vec<Entry>, ReadError> {
+        let path = || self.file.path.with_extension("idx");
+        self.index.entries(namespace).map_err(|error| match error {
+            IndexError::Io(source) => ReadError::Io { file: path(), source },
+            IndexError::Invalid(reason) => {
+                ReadError::Damaged { file: path(), position: self.file.base, reason: reason.to_owned() }
+            }
+        })
+    }
 }
 
 /// Where a sealed segment begins and ends.

@@ -11,6 +11,7 @@
 
 mod disk;
 mod memory;
+pub mod simulated;
 
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
@@ -19,6 +20,7 @@ use std::sync::Arc;
 
 pub use disk::Disk;
 pub use memory::Memory;
+pub use simulated::Simulated;
 
 /// Files by path. See the [module](self) for the contract.
 pub trait Storage: Debug + Send + Sync + 'static {

@@ -10,9 +10,10 @@ use axum::body::Bytes;
 use tokio::net::TcpListener;
 
 use super::BenchError;
+use crate::cli::error::CliError;
 
 /// What the hidden command is called that is this server.
-pub(crate) const COMMAND: &str = "bench-empty-server";
+pub(in crate::cli) const COMMAND: &str = "bench-empty-server";
 
 /// The server, as a child process. Ended when dropped.
 #[derive(Debug)]
@@ -54,7 +55,11 @@ impl Drop for EmptyServer {
 
 /// The server: takes any POST, reads its body, answers 200 with no body. Says on standard output where
 /// it listens, and ends when its standard input does.
-pub(crate) async fn serve() -> io::Result<()> {
+pub(in crate::cli) async fn serve() -> Result<(), CliError> {
+    listen().await.map_err(|source| CliError::io(COMMAND, source))
+}
+
+async fn listen() -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     println!("{}", listener.local_addr()?);
     io::stdout().flush()?;

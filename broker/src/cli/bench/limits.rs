@@ -40,13 +40,14 @@ impl Limits {
         limits
     }
 
-    pub(super) fn print(&self) {
-        for sync in &self.fdatasync {
-            println!(
-                "fdatasync of {:>8} B: {:>6.0}/s, p50 {:.3} ms, p99 {:.3} ms, {:.0} MB/s",
-                sync.bytes, sync.per_second, sync.p50_ms, sync.p99_ms, sync.megabytes_per_second
-            );
-        }
+    pub(super) fn text(&self) -> String {
+        let line = |sync: &Sync| {
+            let Sync { bytes, per_second, p50_ms, p99_ms, megabytes_per_second, .. } = sync;
+            format!(
+                "fdatasync of {bytes:>7} B: {per_second:>6.0}/s, p50 {p50_ms:.3} ms, p99 {p99_ms:.3} ms, {megabytes_per_second:.0} MB/s\n"
+            )
+        };
+        self.fdatasync.iter().map(line).collect()
     }
 }
 

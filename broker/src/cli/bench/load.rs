@@ -195,25 +195,24 @@ impl Tally {
 }
 
 impl Figures {
-    pub(super) fn print(&self) {
+    pub(super) fn text(&self) -> String {
+        let Figures { requests, records, requests_per_second, records_per_second, megabytes_per_second, .. } = self;
         let Latency { mean, p50, p90, p99, p999, max } = self.latency_ms;
-        println!("  requests    {} ({:.0}/s)", self.requests, self.requests_per_second);
-        println!(
-            "  records     {} ({:.0}/s, {:.1} MB/s)",
-            self.records, self.records_per_second, self.megabytes_per_second
-        );
-        println!(
-            "  latency ms  p50 {p50:.3}  p90 {p90:.3}  p99 {p99:.3}  p99.9 {p999:.3}  max {max:.3}  mean {mean:.3}"
+        let mut text = format!(
+            "  requests    {requests} ({requests_per_second:.0}/s)\n  \
+             records     {records} ({records_per_second:.0}/s, {megabytes_per_second:.1} MB/s)\n  \
+             latency ms  p50 {p50:.3}  p90 {p90:.3}  p99 {p99:.3}  p99.9 {p999:.3}  max {max:.3}  mean {mean:.3}\n"
         );
         if self.unsent > 0 {
-            println!("  unsent      {}: the server was too slow for the rate", self.unsent);
+            text += &format!("  unsent      {} that were due when the time was over\n", self.unsent);
         }
         for (status, count) in &self.refused {
-            println!("  refused     {count} with {status}");
+            text += &format!("  refused     {count} with {status}\n");
         }
         if let Some(refusal) = &self.first_refusal {
-            println!("  the first   {refusal}");
+            text += &format!("  the first   {refusal}\n");
         }
+        text
     }
 }
 

@@ -1,0 +1,79 @@
+//! Why a command failed: one line.
+
+use std::io;
+
+use super::bench::BenchError;
+use super::health::HealthError;
+use super::output::count;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    /// The broker refused, or could not be talked to.
+    #[error(transparent)]
+    Sdk(#[from] sdk::Error),
+    /// The server could not be started, or did not stop in order.
+    #[error(transparent)]
+    Serve(#[from] broker::ServeError),
+    /// The bench failed.
+    #[error(transparent)]
+    Bench(#[from] BenchError),
+    /// The broker is not healthy.
+    #[error(transparent)]
+    Health(#[from] HealthError),
+    /// A file, stdin or stdout.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// How it failed.
+        source: io::Error,
+    },
+    /// A result can't be printed as JSON.
+    #[error("the result is not JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    /// A line of the input is not a record.
+    #[error("line {line}: {reason}; of the lines before it {} stored", count(*.stored, "record"))]
+    Line {
+        /// Which, from 1.
+        line: u64,
+        /// What is wrong with it.
+        reason: String,
+        /// How many records are durable.
+        stored: u64,
+    },
+    /// Publishing failed on the way.
+    #[error("{reason}; {} stored before", count(*.stored, "record"))]
+    Publish {
+        /// Why.
+        reason: sdk::Error,
+        /// How many records are known to be durable.
+        stored: u64,
+    },
+    /// There was nothing to publish.
+    #[error("the input has no record")]
+    NoRecords,
+    /// The data folder can't be checked.
+    #[error(transparent)]
+    Open(#[from] tlog::OpenError),
+    /// A check has found damage.
+    #[error("the log is damaged in {faults} place(s)")]
+    Damaged {
+        /// How many.
+        faults: usize,
+    },
+    /// The key has no value.
+    #[error("the key {0:?} has no value")]
+    NoValue(String),
+}
+
+impl CliError {
+    pub(crate) fn io(what: impl Into<String>, source: io::Error) -> CliError {
+        CliError::Io { what: what.into(), source }
+    }
+
+    /// Whether the reader of stdout has gone, which is no failure.
+    pub(crate) fn is_closed_pipe(&self) -> bool {
+        matches!(self, CliError::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
+    }
+}

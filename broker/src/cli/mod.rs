@@ -1,0 +1,138 @@
+//! The command line.
+//!
+//! | file | command |
+//! |---|---|
+//! | [`serve`] | the broker |
+//! | [`publish`], [`lines`] | publish lines |
+//! | [`tail`] | follow a namespace |
+//! | [`rebuild`] | all of a namespace, with proof |
+//! | [`get`] | the latest value of a key |
+//! | [`namespaces`], [`stores`] | what there is |
+//! | [`check`] | the log of a data folder, verified offline |
+//! | [`mod@bench`], [`health`] | load; whether a broker answers |
+//! | [`connect`], [`error`], [`output`], [`progress`] | what they share |
+//!
+//! Results go to stdout, all else to stderr. An error is one line and a status of 1; a misspelled
+//! command line has a status of 2.
+
+mod bench;
+mod check;
+mod connect;
+mod error;
+mod get;
+mod health;
+mod lines;
+mod namespaces;
+mod output;
+mod progress;
+mod publish;
+mod rebuild;
+mod serve;
+mod stores;
+mod tail;
+
+use std::future::Future;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use connect::Broker;
+use error::CliError;
+
+/// A durable append-only log and pub/sub broker.
+#[derive(Parser, Debug)]
+#[command(name = "tlog", version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run the broker
+    ///
+    /// Serves until SIGTERM or SIGINT, which finishes what is in flight; a second one stops at once. An
+    /// acknowledged record is durable in either case.
+    Serve(serve::ServeArgs),
+    /// Publish lines from a file or stdin, each stored once
+    ///
+    /// Each line is a JSON value, and the value of a record; blank lines are left out. Lines are gathered
+    /// into batches and sent as they come; what could not be sent is sent again, and stored once. A
+    /// line that is broken is named, and what stands before it is stored.
+    Publish(publish::PublishArgs),
+    /// Follow a namespace: a record in JSON a line
+    ///
+    /// Goes on by itself behind the last record when the broker was away, until it is interrupted or
+    /// nobody reads what it prints.
+    Tail(tail::TailArgs),
+    /// Read a whole namespace from the log, and prove that it is all there
+    ///
+    /// Verifies every checksum, offset and id, makes the chain anew from the bytes, and compares it with
+    /// the broker's. Goes on where the connection broke.
+    Rebuild(rebuild::RebuildArgs),
+    /// Print the latest value of a key
+    ///
+    /// As it was published, with a line end behind text and JSON; --json prints the whole record.
+    Get(get::GetArgs),
+    /// List the namespaces
+    Namespaces(namespaces::NamespacesArgs),
+    /// Show the 256 stores, or rebuild one
+    Stores(stores::StoresArgs),
+    /// Verify the log of a data folder: every CRC, offset, id and chain
+    Check(check::CheckArgs),
+    /// Put load on a broker and measure it
+    Bench {
+        #[command(flatten)]
+        broker: Broker,
+        #[command(flatten)]
+        args: bench::BenchArgs,
+    },
+    /// The server that does nothing, for bench --baseline
+    #[command(name = bench::empty::COMMAND, hide = true)]
+    BenchEmptyServer,
+    /// Ask whether a broker is alive
+    Health {
+        #[command(flatten)]
+        broker: Broker,
+        #[command(flatten)]
+        args: health::HealthArgs,
+    },
+}
+
+/// Parses the command line and does what it says.
+pub(crate) fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read stdout has seen enough.
+        Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tlog: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), CliError> {
+    match command {
+        Command::Serve(args) => in_runtime(serve::run(args)),
+        Command::Publish(args) => in_runtime(publish::run(args)),
+        Command::Tail(args) => in_runtime(tail::run(args)),
+        Command::Rebuild(args) => in_runtime(rebuild::run(args)),
+        Command::Get(args) => in_runtime(get::run(args)),
+        Command::Namespaces(args) => in_runtime(namespaces::run(args)),
+        Command::Stores(args) => in_runtime(stores::run(args)),
+        Command::Check(args) => check::run(&args),
+        Command::Bench { broker, args } => Ok(bench::run(&args, &broker.url, broker.json)?),
+        Command::BenchEmptyServer => in_runtime(bench::empty::serve()),
+        Command::Health { broker, args } => Ok(health::run(&args, &broker.url)?),
+    }
+}
+
+fn in_runtime(command: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|source| CliError::io("starting", source))?;
+    let done = runtime.block_on(command);
+    // A read of stdin can't be interrupted, and need not be waited for.
+    runtime.shutdown_background();
+    done
+}
