@@ -50,3 +50,9 @@ bench: build
 
 demo: build
 	python3 demo/demo.py $(TLOG)
+
+# The log on a simulated disk: SEEDS new seeds, for as long as they take.
+SEEDS ?= 1000
+.PHONY: simulate
+simulate: setup
+	TLOG_SIM_SEEDS=$(SEEDS) cargo test --release --package tlog --test simulation every_promise -- --nocapture

@@ -277,6 +277,41 @@ fn a_tail_ends_quietly_when_nobody_reads_it() {
 }
 
 #[test]
+fn publish_and_tail_outlive_a_broker_that_is_killed() {
+    let mut site = Site::start();
+    let address = site.broker.address().to_string();
+    site.publish(&["live"], "{\"n\":0}\n");
+    let mut tail = Tail::start(&site, &["live", "--from", "start"]);
+    tail.next();
+    let mut publish = site.command(&["publish", "live"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut input = publish.stdin.take().unwrap();
+    let mut due = 1;
+    let mut follow = |tail: &mut Tail, until: u64| {
+        while due < until {
+            let record = tail.next();
+            assert_eq!((&record["offset"], &record["value"]["n"]), (&due.into(), &due.into()));
+            due += 1;
+        }
+    };
+    for round in 1..4u64 {
+        let lines: String = (round * 1000 - 999..=round * 1000).map(|n| format!("{{\"n\":{n}}}\n")).collect();
+        input.write_all(lines.as_bytes()).unwrap();
+        // Some of them are on their way, or not even sent.
+        follow(&mut tail, round * 1000 - 500);
+        let data = site.folder.path().join("data");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tlog"));
+        command.arg("serve").arg("--data").arg(data).args(["--listen", &address]);
+        site.broker.kill();
+        site.broker = Broker::try_start(command).unwrap();
+    }
+    drop(input);
+    let published = stdout(&publish.wait_with_output().unwrap());
+    assert_eq!(published, "3000 records published, offsets 1 to 3000\n");
+    follow(&mut tail, 3001);
+    assert!(site.says(&["rebuild", "live"]).starts_with("live: 3001 records"));
+}
+
+#[test]
 fn a_tail_ends_when_its_namespace_is_deleted() {
     let site = Site::start();
     site.publish(&["gone"], "0\n");
@@ -363,15 +398,9 @@ fn a_broker_that_can_not_start_says_why() {
     let error = fails(&serve(&["--data", fresh.to_str().unwrap(), "--cors-origin", "nonsense"]));
     assert!(error.contains("nonsense"), "{error}");
     let taken = site.broker.address().to_string();
-    let output = run(
-        {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_tlog"));
-            command.args(["serve", "--data", fresh.to_str().unwrap(), "--listen", &taken]);
-            command
-        },
-        "",
-    );
-    assert!(fails(&output).contains(&taken));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tlog"));
+    command.args(["serve", "--data", fresh.to_str().unwrap(), "--listen", &taken]);
+    assert!(fails(&run(command, "")).contains(&taken));
 }
 
 #[test]

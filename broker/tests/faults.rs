@@ -44,11 +44,12 @@ async fn check_acked(client: &Client, broker: &Broker, namespace: &str, acked: &
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_publishes_and_loses_nothing() {
-    let Some(mount) = Mount::new(192) else {
+    let Some(mount) = Mount::new(512) else {
         return skip("a full disk", "no file system may be mounted here; it needs root");
     };
     let data = mount.path().join("data");
-    let broker = Broker::start_with(&data, &["--partitions", "1"]);
+    // Segments so large that much is acknowledged on the full disk, more than the stores can keep in memory.
+    let broker = Broker::start_with(&data, &["--partitions", "1", "--segment-bytes", "100663296"]);
     let client = client();
     let mut acked = Vec::new();
     for index in 0..200_u32 {

@@ -92,9 +92,16 @@ impl Journal for LocalJournal {
         let bytes: u64 = frames.iter().map(|frame| frame.len() as u64).sum();
         assert!(bytes <= self.room(), "an append fits the room that was made");
         let begun = self.clock.monotonic_nanos();
-        self.active.file.write_at(&buffers, self.active.place(at))?;
+        let write = self.active.file.write_at(&buffers, self.active.place(at));
+        if !mutant!(IgnoreFailedWrite) {
+            write?;
+        }
         let written = self.clock.monotonic_nanos();
-        self.active.file.sync_data()?;
+        let mut sync = if mutant!(AckBeforeSync) { Ok(()) } else { self.active.file.sync_data() };
+        if mutant!(RetryFailedSync) && sync.is_err() {
+            sync = self.active.file.sync_data();
+        }
+        sync?;
         let synced = self.clock.monotonic_nanos();
         self.metrics.commit(frames.len(), bytes, written - begun, synced - written);
         let half = self.active.base + (self.full - self.active.base) / 2;
@@ -116,7 +123,9 @@ impl LocalJournal {
         let path = log_path(&self.dir, self.end);
         // Whatever becomes of this, the old segment ends here: a failure may leave a file behind that
         // says so.
-        self.full = self.end;
+        if !mutant!(OldSegmentGoesOn) {
+            self.full = self.end;
+        }
         let file = new_segment(&*self.storage, &self.dir, self.shared.id, self.end, bytes, self.keeper.take_spare())?;
         let active = SegmentFile { path, base: self.end, file };
         self.shared.recent.write().roll(active.clone());
@@ -152,7 +161,7 @@ pub(crate) fn new_segment(
         file.allocate(HEADER_BYTES as u64 + bytes)?;
         file.write_at(&[IoSlice::new(&encode_header(partition, base))], 0)?;
         storage.rename(&path, &log_path(dir, base))?;
-        storage.sync_dir(dir)
+        if mutant!(SkipFolderSync) { Ok(()) } else { storage.sync_dir(dir) }
     };
     if let Err(error) = name() {
         // What it holds may be what is wanting. Where this fails too, the next start removes it.

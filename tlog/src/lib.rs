@@ -41,6 +41,20 @@
 //! 11. A batch is one frame: readers see all of it or none.
 //! 12. A rebuild proves itself by its chain.
 
+/// Whether the promise of this name is broken on purpose: never, without the feature `mutants`.
+#[cfg(feature = "mutants")]
+macro_rules! mutant {
+    ($name:ident) => {
+        $crate::mutants::Mutant::$name.is_active()
+    };
+}
+#[cfg(not(feature = "mutants"))]
+macro_rules! mutant {
+    ($name:ident) => {
+        false
+    };
+}
+
 pub mod check;
 mod control;
 mod driver;
@@ -52,6 +66,8 @@ mod journal;
 mod keeper;
 mod log;
 mod metrics;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 mod namespace;
 mod options;
 mod partition;

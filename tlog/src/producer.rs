@@ -49,7 +49,7 @@ impl ProducerState {
         if batch.sequence > due {
             return Err(AppendError::ProducerGap { expected: due });
         }
-        if batch.sequence == due {
+        if batch.sequence == due || mutant!(StoreRetries) {
             return Ok(Verdict::New);
         }
         let sequence = batch.sequence;

@@ -67,7 +67,7 @@ impl Recovery<'_> {
         let sealed = self.sealed(before, *last)?;
         let file = sealed::open_file(self.storage, &self.dir, *last)?;
         let active = self.last_segment(&file, state.end())?;
-        if state.end() > active.end {
+        if state.end() > active.end && !mutant!(BelieveRowsAhead) {
             let dir = self.rows.dir().to_owned();
             return Err(OpenError::RowsAhead { dir, rows: state.end(), log: active.end });
         }
@@ -89,7 +89,9 @@ impl Recovery<'_> {
         for unfinished in files.iter().filter(|path| path.extension().is_some_and(|extension| extension == "tmp")) {
             self.storage.remove(unfinished).map_err(|source| io_error(unfinished, source))?;
         }
-        self.storage.sync_dir(&self.dir).map_err(|source| self.io(source))?;
+        if !mutant!(SkipFolderSyncAtStart) {
+            self.storage.sync_dir(&self.dir).map_err(|source| self.io(source))?;
+        }
         let mut bases: Vec<Position> = files.iter().filter_map(|path| base_of(path)).collect();
         bases.sort_unstable();
         Ok(bases)
@@ -201,6 +203,9 @@ impl Recovery<'_> {
             "cut a torn tail: a write that was never acknowledged"
         );
         let from = file.place(segment.end);
+        if mutant!(KeepTornTail) {
+            return Ok(());
+        }
         zero(&*file.file, from, from + bytes).and_then(|()| file.file.sync_data()).map_err(io)
     }
 
@@ -208,6 +213,9 @@ impl Recovery<'_> {
     /// pages that look clean and are not on the disk; only a write and a sync that returns tell.
     fn write_again(&self, segment: &OpenSegment, last_commit: &[Frame], header_is_right: bool) -> io::Result<()> {
         let file = &segment.file;
+        if mutant!(SkipWriteAgain) {
+            return Ok(());
+        }
         if !header_is_right {
             file.file.write_at(&[IoSlice::new(&encode_header(self.partition, file.base))], 0)?;
         }
@@ -290,8 +298,8 @@ pub(crate) fn tail_behind(file: &SegmentFile, end: Position) -> io::Result<Tail>
     file.file.read_at(&mut rest, from)?;
     let Some(last_used) = rest.iter().rposition(|byte| *byte != 0) else { return Ok(Tail::Clean) };
     Ok(match frame_of_later_commit(&Bytes::from(rest), end) {
-        Some(later) => Tail::Damaged { later },
-        None => Tail::Torn { bytes: last_used as u64 + 1 },
+        Some(later) if !mutant!(CutDamage) => Tail::Damaged { later },
+        _ => Tail::Torn { bytes: last_used as u64 + 1 },
     })
 }
 

@@ -313,7 +313,9 @@ impl RowBatch {
         let id = namespace.id();
         self.0.delete(name_key(namespace.name()));
         self.0.delete(namespace_key(b'i', id));
-        self.0.delete(namespace_key(b'h', id));
+        if !mutant!(KeepDeletedHead) {
+            self.0.delete(namespace_key(b'h', id));
+        }
         for tag in [b'q', b's'] {
             let begin = namespace_key(tag, id);
             let end = match NamespaceId::new(id.get() + 1) {

@@ -130,7 +130,7 @@ impl Sequencer {
                 return Ok(Stored::Before(base_offset));
             }
         }
-        if if_next_offset.is_some_and(|expected| expected != next_offset) {
+        if if_next_offset.is_some_and(|expected| expected != next_offset) && !mutant!(IgnoreCondition) {
             return Err(AppendError::OffsetMismatch { next_offset });
         }
         if !has_ids {
@@ -185,8 +185,12 @@ impl Sequencer {
     ) -> Result<Frame, AppendError> {
         self.make_room(draft.len() as u64)?;
         let position = self.state.end();
-        let time_micros = self.clock.now_micros().max(self.state.last_time());
+        let earliest = if mutant!(TimeGoesBack) { i64::MIN } else { self.state.last_time() };
+        let time_micros = self.clock.now_micros().max(earliest);
         let head = self.state.head(namespace)?.ok_or(AppendError::NamespaceNotFound)?;
+        if mutant!(RepeatIds) && self.commit.frames.is_empty() {
+            head.counters = crate::head::Counters::default();
+        }
         let place = Place {
             position,
             commit_start: position - self.commit.bytes,
@@ -229,10 +233,18 @@ impl Sequencer {
     fn commit(&mut self) {
         let Commit { frames, bytes, answers } = std::mem::take(&mut self.commit);
         if let (Some(first), None) = (frames.first(), self.shared.failure()) {
+            let watermark = Watermark { position: first.position() + bytes, records: self.state.records() };
+            if mutant!(ShowBeforeSync) {
+                self.shared.publish(&frames, self.state.changed_heads(), watermark);
+            }
+            if mutant!(RowsBeforeSync) {
+                self.write_rows();
+            }
             match self.journal.append(first.position(), &frames) {
                 Ok(()) => {
-                    let watermark = Watermark { position: first.position() + bytes, records: self.state.records() };
-                    self.shared.publish(&frames, self.state.changed_heads(), watermark);
+                    if !mutant!(ShowBeforeSync) {
+                        self.shared.publish(&frames, self.state.changed_heads(), watermark);
+                    }
                     self.write_rows();
                 }
                 Err(reason) => {

@@ -254,7 +254,9 @@ impl State {
             }
         }
         for ((namespace, id), state) in &self.changes.producers {
-            batch.put_producer(*namespace, *id, state);
+            if !mutant!(ForgetProducers) {
+                batch.put_producer(*namespace, *id, state);
+            }
         }
         batch.put_partition(self.partition, &self.row);
         if self.changes.deleted.is_empty() {

@@ -25,7 +25,8 @@ use crate::state::Shared;
 /// deleted, or the broker stops.
 #[utoipa::path(
     get,
-    path = "/v1/namespaces/{ns}/events", operation_id = "followNamespace",
+    path = "/v1/namespaces/{ns}/events",
+    operation_id = "followNamespace",
     tag = "follow",
     params(
         openapi::Ns,
@@ -33,7 +34,10 @@ use crate::state::Shared;
         ("key" = Option<Vec<String>>, Query, description = "Only records with one of these keys; may be repeated"),
         ("Last-Event-ID" = Option<String>, Header, description = "The last `id` seen; beats `from`"),
     ),
-    responses((status = 200, description = "Events, without an end", content_type = "text/event-stream", body = String), openapi::Problems)
+    responses(
+        (status = 200, description = "Events, without an end", content_type = "text/event-stream", body = String),
+        openapi::Problems,
+    )
 )]
 pub(crate) async fn follow(State(broker): Shared, uri: Uri, headers: HeaderMap) -> Result<Response, Refusal> {
     let name = path::namespace(&uri)?;

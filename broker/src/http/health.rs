@@ -23,13 +23,25 @@ pub(crate) struct Status {
 }
 
 /// Whether the process lives.
-#[utoipa::path(get, path = "/healthz", operation_id = "getLiveness", tag = "operations", responses((status = 200, description = "It lives", body = Status)))]
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    operation_id = "getLiveness",
+    tag = "operations",
+    responses((status = 200, description = "It lives", body = Status))
+)]
 pub(crate) async fn live() -> Result<Response, Refusal> {
     answer(&Status { status: "ok" })
 }
 
 /// Whether the broker takes all requests; if not, why.
-#[utoipa::path(get, path = "/readyz", operation_id = "getReadiness", tag = "operations", responses((status = 200, description = "It takes all requests", body = Status), openapi::Problems))]
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    operation_id = "getReadiness",
+    tag = "operations",
+    responses((status = 200, description = "It takes all requests", body = Status), openapi::Problems)
+)]
 pub(crate) async fn ready(State(broker): Shared) -> Result<Response, Refusal> {
     if broker.closing.is_cancelled() {
         return Err(Refusal::new(Code::ShuttingDown, "the broker is shutting down"));
@@ -41,7 +53,13 @@ pub(crate) async fn ready(State(broker): Shared) -> Result<Response, Refusal> {
 }
 
 /// Metrics, in the Prometheus text format.
-#[utoipa::path(get, path = "/metrics", operation_id = "getMetrics", tag = "operations", responses((status = 200, description = "All metrics", content_type = "text/plain", body = String)))]
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    operation_id = "getMetrics",
+    tag = "operations",
+    responses((status = 200, description = "All metrics", content_type = "text/plain", body = String))
+)]
 pub(crate) async fn metrics(State(broker): Shared) -> Result<Response, Refusal> {
     let text = tokio::task::spawn_blocking(move || broker.metrics.render()).await?;
     Ok(([(CONTENT_TYPE, PROMETHEUS)], text).into_response())

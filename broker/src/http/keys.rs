@@ -34,7 +34,8 @@ const WAIT: Known = Known::Once("wait");
 /// The latest record of a key.
 #[utoipa::path(
     get,
-    path = "/v1/namespaces/{ns}/keys/{key}", operation_id = "getKey",
+    path = "/v1/namespaces/{ns}/keys/{key}",
+    operation_id = "getKey",
     tag = "keys",
     params(openapi::Ns, openapi::Key, openapi::Seen),
     responses((status = 200, description = "The record", body = openapi::Record), openapi::Problems)
@@ -56,10 +57,15 @@ pub(crate) async fn get(State(broker): Shared, uri: Uri) -> Result<Response, Ref
 /// value.
 #[utoipa::path(
     put,
-    path = "/v1/namespaces/{ns}/keys/{key}", operation_id = "putKey",
+    path = "/v1/namespaces/{ns}/keys/{key}",
+    operation_id = "putKey",
     tag = "keys",
     params(openapi::Ns, openapi::Key, openapi::PublishHeaders),
-    request_body(content((openapi::Anything = "application/json"), (String = "text/plain"), (Vec<u8> = "application/octet-stream"))),
+    request_body(content(
+        (openapi::Anything = "application/json"),
+        (String = "text/plain"),
+        (Vec<u8> = "application/octet-stream"),
+    )),
     responses((status = 200, description = "Durable", body = publish::Published), openapi::Problems)
 )]
 pub(crate) async fn put(State(broker): Shared, request: Request) -> Result<Response, Refusal> {
@@ -87,7 +93,8 @@ pub(crate) async fn put(State(broker): Shared, request: Request) -> Result<Respo
 /// Delete a key: publish a tombstone.
 #[utoipa::path(
     delete,
-    path = "/v1/namespaces/{ns}/keys/{key}", operation_id = "deleteKey",
+    path = "/v1/namespaces/{ns}/keys/{key}",
+    operation_id = "deleteKey",
     tag = "keys",
     params(openapi::Ns, openapi::Key, openapi::PublishHeaders),
     responses((status = 200, description = "Durable", body = publish::Published), openapi::Problems)
@@ -106,7 +113,8 @@ pub(crate) async fn delete(State(broker): Shared, uri: Uri, headers: HeaderMap) 
 /// A page ends with the key to go on behind, as `next`, or null at the end.
 #[utoipa::path(
     get,
-    path = "/v1/namespaces/{ns}/keys", operation_id = "rangeKeys",
+    path = "/v1/namespaces/{ns}/keys",
+    operation_id = "rangeKeys",
     tag = "keys",
     params(
         openapi::Ns,

@@ -15,6 +15,9 @@ pub(crate) const NDJSON: &str = "application/x-ndjson";
 /// Media type of Server-Sent Events.
 pub(crate) const EVENTS: &str = "text/event-stream";
 
+/// What `curl -d` says of a body. No call takes a form, so it can only be meant as text.
+const CURL_DEFAULT: &str = "application/x-www-form-urlencoded";
+
 /// What a body says it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum BodyType {
@@ -24,7 +27,7 @@ pub(crate) enum BodyType {
     Ndjson,
     /// `application/vnd.tlog.frames`.
     Frames,
-    /// `text/*`.
+    /// `text/*`, and what `curl -d` calls its bodies where it is told nothing.
     Text,
     /// Something else, or nothing.
     Other,
@@ -41,6 +44,7 @@ pub(crate) fn body_type(headers: &HeaderMap) -> BodyType {
         _ if is(JSON) => BodyType::Json,
         _ if is(NDJSON) => BodyType::Ndjson,
         _ if is(FRAMES_MEDIA_TYPE) => BodyType::Frames,
+        _ if is(CURL_DEFAULT) => BodyType::Text,
         Some((kind, _)) if kind.eq_ignore_ascii_case("text") => BodyType::Text,
         _ => BodyType::Other,
     }
@@ -150,6 +154,7 @@ mod tests {
         assert_eq!(kind("application/x-ndjson"), BodyType::Ndjson);
         assert_eq!(kind("application/vnd.tlog.frames"), BodyType::Frames);
         assert_eq!(kind("text/plain;charset=utf-8"), BodyType::Text);
+        assert_eq!(kind("application/x-www-form-urlencoded"), BodyType::Text);
         assert_eq!(kind("application/jsonp"), BodyType::Other);
         assert_eq!(body_type(&HeaderMap::new()), BodyType::Other);
     }

@@ -24,14 +24,18 @@ use crate::state::{Broker, Shared};
 /// The stream ends when one of the namespaces is deleted, or the broker stops.
 #[utoipa::path(
     get,
-    path = "/v1/events", operation_id = "followNamespaces",
+    path = "/v1/events",
+    operation_id = "followNamespaces",
     tag = "follow",
     params(
         ("namespace" = Vec<String>, Query, description = "A namespace's name; to be repeated"),
         ("from" = Option<String>, Query, description = "`start` or `end` (default)"),
         ("Last-Event-ID" = Option<String>, Header, description = "The last `id` seen"),
     ),
-    responses((status = 200, description = "Events, without an end", content_type = "text/event-stream", body = String), openapi::Problems)
+    responses(
+        (status = 200, description = "Events, without an end", content_type = "text/event-stream", body = String),
+        openapi::Problems,
+    )
 )]
 pub(crate) async fn follow(State(broker): Shared, uri: Uri, headers: HeaderMap) -> Result<Response, Refusal> {
     let query = Query::parse(&uri, &[Known::Often("namespace"), Known::Once("from")])?;

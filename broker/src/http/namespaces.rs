@@ -71,10 +71,11 @@ pub(crate) struct NamespacePage {
 /// Create a namespace, or ensure that it is there with this configuration.
 #[utoipa::path(
     put,
-    path = "/v1/namespaces/{ns}", operation_id = "putNamespace",
+    path = "/v1/namespaces/{ns}",
+    operation_id = "putNamespace",
     tag = "namespaces",
     params(openapi::Ns),
-    request_body(content = Option<openapi::Config>, description = "Its configuration; the defaults where there is none"),
+    request_body(content = Option<openapi::Config>, description = "Its configuration; none: the defaults"),
     responses(
         (status = 201, description = "Created", body = NamespaceInfo),
         (status = 200, description = "It was there", body = NamespaceInfo),
@@ -119,7 +120,8 @@ fn config(body: &[u8]) -> Result<NamespaceConfig, Refusal> {
 /// A namespace: its head, and what it is configured to do.
 #[utoipa::path(
     get,
-    path = "/v1/namespaces/{ns}", operation_id = "getNamespace",
+    path = "/v1/namespaces/{ns}",
+    operation_id = "getNamespace",
     tag = "namespaces",
     params(openapi::Ns),
     responses((status = 200, description = "The namespace", body = NamespaceInfo), openapi::Problems)
@@ -134,7 +136,8 @@ pub(crate) async fn get(State(broker): Shared, uri: Uri) -> Result<Response, Ref
 /// Delete a namespace, with all that is in it. Who follows it sees the stream end.
 #[utoipa::path(
     delete,
-    path = "/v1/namespaces/{ns}", operation_id = "deleteNamespace",
+    path = "/v1/namespaces/{ns}",
+    operation_id = "deleteNamespace",
     tag = "namespaces",
     params(openapi::Ns),
     responses((status = 204, description = "Deleted"), openapi::Problems)
@@ -153,12 +156,13 @@ pub(crate) async fn delete(State(broker): Shared, uri: Uri) -> Result<Response, 
 /// The namespaces, in the order of names.
 #[utoipa::path(
     get,
-    path = "/v1/namespaces", operation_id = "listNamespaces",
+    path = "/v1/namespaces",
+    operation_id = "listNamespaces",
     tag = "namespaces",
     params(
         ("prefix" = Option<String>, Query, description = "Only names that begin so"),
         ("after" = Option<String>, Query, description = "Go on behind this name: a page's `next`"),
-        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "Namespaces at most; 1000 by default"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "Namespaces at most"),
     ),
     responses((status = 200, description = "A page", body = NamespacePage), openapi::Problems)
 )]

@@ -16,7 +16,8 @@ use crate::state::{Broker, Shared};
 /// The record with this object id.
 #[utoipa::path(
     get,
-    path = "/v1/objects/{id}", operation_id = "getObject",
+    path = "/v1/objects/{id}",
+    operation_id = "getObject",
     tag = "objects",
     params(openapi::Id),
     responses((status = 200, description = "The record", body = openapi::Record), openapi::Problems)
@@ -28,7 +29,8 @@ pub(crate) async fn get(State(broker): Shared, uri: Uri) -> Result<Response, Ref
 /// The record before this object, in its shard and namespace.
 #[utoipa::path(
     get,
-    path = "/v1/objects/{id}/previous", operation_id = "getPreviousObject",
+    path = "/v1/objects/{id}/previous",
+    operation_id = "getPreviousObject",
     tag = "objects",
     params(openapi::Id),
     responses((status = 200, description = "The record", body = openapi::Record), openapi::Problems)

@@ -141,7 +141,8 @@ fn producer(headers: &HeaderMap) -> Result<Option<Producer>, Refusal> {
 /// record's value, and its key stands in `key`.
 #[utoipa::path(
     post,
-    path = "/v1/namespaces/{ns}/records", operation_id = "publishRecords",
+    path = "/v1/namespaces/{ns}/records",
+    operation_id = "publishRecords",
     tag = "records",
     params(
         openapi::Ns,

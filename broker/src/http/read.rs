@@ -38,7 +38,8 @@ const RECORD_BYTES: usize = 512;
 /// stops after. NDJSON and frames say where to go on in the headers `Tlog-Next-Offset` and `Tlog-Head`.
 #[utoipa::path(
     get,
-    path = "/v1/namespaces/{ns}/records", operation_id = "readRecords",
+    path = "/v1/namespaces/{ns}/records",
+    operation_id = "readRecords",
     tag = "records",
     params(
         openapi::Ns,

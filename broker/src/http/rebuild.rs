@@ -33,10 +33,19 @@ const PIECE_BYTES: usize = 256 << 10;
 /// the stream begins with the frame that holds it.
 #[utoipa::path(
     get,
-    path = "/v1/namespaces/{ns}/rebuild", operation_id = "rebuildNamespace",
+    path = "/v1/namespaces/{ns}/rebuild",
+    operation_id = "rebuildNamespace",
     tag = "records",
     params(openapi::Ns, ("from" = Option<String>, Query, description = "An offset, or `start` (default)")),
-    responses((status = 200, description = "Frames and a trailer", content_type = "application/vnd.tlog.frames", body = Vec<u8>), openapi::Problems)
+    responses(
+        (
+            status = 200,
+            description = "Frames and a trailer",
+            content_type = "application/vnd.tlog.frames",
+            body = Vec<u8>,
+        ),
+        openapi::Problems,
+    )
 )]
 pub(crate) async fn rebuild(State(broker): Shared, uri: Uri, headers: HeaderMap) -> Result<Response, Refusal> {
     let name = path::namespace(&uri)?;

@@ -50,7 +50,13 @@ pub(crate) struct Rebuilding {
 }
 
 /// The 256 stores: objects and lag of each.
-#[utoipa::path(get, path = "/v1/stores", operation_id = "listStores", tag = "stores", responses((status = 200, description = "The ring", body = Ring), openapi::Problems))]
+#[utoipa::path(
+    get,
+    path = "/v1/stores",
+    operation_id = "listStores",
+    tag = "stores",
+    responses((status = 200, description = "The ring", body = Ring), openapi::Problems)
+)]
 pub(crate) async fn list(State(broker): Shared, uri: Uri) -> Result<Response, Refusal> {
     Query::parse(&uri, &[])?;
     let stores = broker.stores.clone();
@@ -61,7 +67,8 @@ pub(crate) async fn list(State(broker): Shared, uri: Uri) -> Result<Response, Re
 /// Wipe a store, and rebuild it from the log while the others serve.
 #[utoipa::path(
     post,
-    path = "/v1/stores/{shard}/rebuild", operation_id = "rebuildStore",
+    path = "/v1/stores/{shard}/rebuild",
+    operation_id = "rebuildStore",
     tag = "stores",
     params(("shard" = u8, Path, description = "0 to 255")),
     responses((status = 202, description = "The rebuild has begun", body = Rebuilding), openapi::Problems)

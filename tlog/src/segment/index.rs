@@ -142,7 +142,7 @@ impl Index {
             crc.update(part);
             at += part.len() as u64;
         }
-        if crc.finalize() != header.body_crc {
+        if crc.finalize() != header.body_crc && !mutant!(TrustIndex) {
             return Err(IndexError::Invalid("its rows fail their checksum"));
         }
         Ok(Index { file, header })

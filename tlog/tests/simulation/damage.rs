@@ -107,8 +107,10 @@ fn judge(world: &World, disk: &Simulated, damage: &Damage, fate: Fate) {
         Err(OpenError::Damaged { file, position, .. }) => {
             damage.is_named(world, &before, &file, position);
             let report = tlog::check::check(&before, &world.dir, |_| {}).unwrap();
-            // That the rows stand for more than a torn tail leaves is for a start to find.
-            if !report.faults.iter().any(|fault| fault.file == file) && report.torn_bytes == 0 {
+            // That a header is wrong, or that the rows stand for more than a torn tail leaves, is for a
+            // start to find.
+            let found = report.torn_bytes > 0 || report.faults.iter().any(|fault| fault.file == file);
+            if !found && damage.bytes.start >= SEGMENT_HEADER_BYTES {
                 broken!("the check finds nothing in {}: {report:?}", file.display());
             }
         }

@@ -5,28 +5,31 @@
 mod damage;
 mod durable;
 mod model;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod rows;
 mod runner;
 mod workload;
 mod world;
 
-use runner::{Seeds, run, run_all};
-
 /// Seeds that every run tries.
-const FIXED: u64 = 60;
+#[cfg(not(feature = "mutants"))]
+const FIXED: u64 = 600;
 
 /// New seeds that every run tries.
-const NEW: u64 = 40;
+#[cfg(not(feature = "mutants"))]
+const NEW: u64 = 400;
 
+#[cfg(not(feature = "mutants"))]
 #[test]
 fn every_promise_holds_whatever_the_disk_does() {
-    let seeds = Seeds::from_environment(FIXED, NEW);
-    run_all(seeds);
+    runner::run_all(runner::Seeds::from_environment(FIXED, NEW));
 }
 
+#[cfg(not(feature = "mutants"))]
 #[test]
 fn a_seed_gives_the_same_run_to_the_byte() {
     for seed in 0..6 {
-        assert_eq!(run(seed), run(seed), "seed {seed}");
+        assert_eq!(runner::run(seed), runner::run(seed), "seed {seed}");
     }
 }
