@@ -407,7 +407,16 @@ fn a_broker_that_can_not_start_says_why() {
 fn a_broker_logs_in_json_if_it_is_told_to_and_stops_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let broker = Broker::start_with(folder.path(), &["--log-format", "json", "--segment-bytes", "1048576"]);
-    let log = broker.log();
+    let began = Instant::now();
+    let log = loop {
+        // It was seen on the way, and is kept a moment later.
+        let log = broker.log();
+        if log.contains("listening on") {
+            break log;
+        }
+        assert!(began.elapsed() < PATIENCE, "it does not say where it listens: {log}");
+        std::thread::yield_now();
+    };
     let line = log.lines().find(|line| line.contains("listening on")).unwrap();
     let line: Value = json(line);
     assert_eq!(line["fields"]["message"], format!("listening on http://{}", broker.address()));

@@ -73,8 +73,7 @@ impl Subscribe {
     }
 
     fn new(client: Client, source: Source) -> Subscribe {
-        let reconnect = client.inner.backoff.forever();
-        Subscribe { client, source, start: StartAt::End, keys: Vec::new(), reconnect }
+        Subscribe { client, source, start: StartAt::End, keys: Vec::new(), reconnect: Backoff::default().forever() }
     }
 
     /// Where to begin; at the end if not set.
@@ -88,8 +87,8 @@ impl Subscribe {
         self
     }
 
-    /// How a connection that broke is opened again; as the client's requests, but without an end,
-    /// if not set.
+    /// How a connection that broke is opened again; as [`Backoff::default`], but without an end, if
+    /// not set. The first one is the client's requests' business.
     pub fn reconnect(self, reconnect: Backoff) -> Subscribe {
         Subscribe { reconnect, ..self }
     }

@@ -7,13 +7,18 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use proptest::prelude::*;
-use sdk::{Backoff, Client, Error, Event, Namespace, Retry, StartAt, Subscription};
+use sdk::{Backoff, Client, Error, Event, Namespace, Retry, StartAt, Subscribe, Subscription};
 use support::fake::Fake;
 use support::{Log, batch};
 
+const AT_ONCE: Backoff = Backoff { min: Duration::ZERO, max: Duration::ZERO, give_up_after: Duration::from_secs(60) };
+
 fn namespace(fake: &Fake) -> Namespace {
-    let backoff = Backoff { min: Duration::ZERO, max: Duration::ZERO, give_up_after: Duration::from_secs(60) };
-    Client::builder(&fake.url).backoff(backoff).build().unwrap().namespace("n").unwrap()
+    Client::builder(&fake.url).backoff(AT_ONCE).build().unwrap().namespace("n").unwrap()
+}
+
+fn subscribe(fake: &Fake) -> Subscribe {
+    namespace(fake).subscribe().reconnect(AT_ONCE)
 }
 
 async fn offsets(subscription: &mut Subscription, count: usize) -> Vec<u64> {
@@ -57,10 +62,10 @@ async fn a_rebuild_that_does_not_prove_itself_is_not_tried_again() {
 async fn a_subscription_begins_where_it_is_told() {
     let fake = Fake::start(Log::with(2, 3)).await;
     for (start, first) in [(StartAt::Start, 0), (StartAt::Offset(4), 4)] {
-        let mut subscription = namespace(&fake).subscribe().from(start).open().await.unwrap();
+        let mut subscription = subscribe(&fake).from(start).open().await.unwrap();
         assert_eq!(offsets(&mut subscription, 2).await, [first, first + 1]);
     }
-    let mut subscription = namespace(&fake).subscribe().open().await.unwrap();
+    let mut subscription = subscribe(&fake).open().await.unwrap();
     fake.append(batch(6, 2));
     assert_eq!(offsets(&mut subscription, 2).await, [6, 7]);
 }
@@ -69,7 +74,7 @@ async fn a_subscription_begins_where_it_is_told() {
 async fn an_end_is_kept_where_the_connection_breaks_before_the_first_record() {
     let fake = Fake::start(Log::with(2, 3)).await;
     fake.inner().cuts = [0].into();
-    let mut subscription = namespace(&fake).subscribe().open().await.unwrap();
+    let mut subscription = subscribe(&fake).open().await.unwrap();
     fake.append(batch(6, 1));
     assert_eq!(offsets(&mut subscription, 1).await, [6]);
 }
@@ -80,7 +85,7 @@ async fn a_gap_or_a_repeat_is_an_error() {
         let mut log = Log::with(3, 2);
         log.frames.remove(removed);
         let fake = Fake::start(log).await;
-        let subscription = namespace(&fake).subscribe().from(StartAt::Start).open().await.unwrap();
+        let subscription = subscribe(&fake).from(StartAt::Start).open().await.unwrap();
         let events: Vec<_> = subscription.collect().await;
         let error = events.last().unwrap().as_ref().unwrap_err();
         assert!(
@@ -93,7 +98,7 @@ async fn a_gap_or_a_repeat_is_an_error() {
     log.frames.push(log.frames[0].clone());
     let fake = Fake::start(log).await;
     // With a key gaps are to be expected, a repeat is not.
-    for subscribe in [namespace(&fake).subscribe(), namespace(&fake).subscribe().key("k0")] {
+    for subscribe in [subscribe(&fake), subscribe(&fake).key("k0")] {
         let subscription = subscribe.from(StartAt::Start).open().await.unwrap();
         let events: Vec<_> = subscription.collect().await;
         assert!(matches!(events[4], Err(Error::OffsetGap { expected: 4, found: 0 })), "{events:?}");
@@ -106,7 +111,7 @@ async fn a_reset_is_told_and_offsets_go_on_from_there() {
     log.frames.remove(0);
     let fake = Fake::start(log).await;
     fake.inner().before_events = "event: reset\ndata: {\"next_offset\":2}\n\n".into();
-    let mut subscription = namespace(&fake).subscribe().from(StartAt::Start).open().await.unwrap();
+    let mut subscription = subscribe(&fake).from(StartAt::Start).open().await.unwrap();
     let reset = subscription.next().await.unwrap().unwrap();
     assert_eq!(reset, Event::Reset("{\"next_offset\":2}".into()));
     assert_eq!(offsets(&mut subscription, 4).await, [2, 3, 4, 5]);
@@ -117,7 +122,7 @@ async fn an_event_that_makes_no_sense_is_an_error() {
     for event in ["data: {}\n\n", "data: x\n\n", "event: other\ndata: {}\n\n"] {
         let fake = Fake::start(Log::default()).await;
         fake.inner().before_events = event.into();
-        let mut subscription = namespace(&fake).subscribe().from(StartAt::Start).open().await.unwrap();
+        let mut subscription = subscribe(&fake).from(StartAt::Start).open().await.unwrap();
         assert!(matches!(subscription.next().await, Some(Err(Error::Reply(_)))), "{event}");
         assert!(subscription.next().await.is_none());
     }
@@ -133,9 +138,8 @@ async fn a_subscription_without_a_broker_is_an_error() {
 #[tokio::test]
 async fn a_silent_stream_is_opened_again() {
     let fake = Fake::start(Log::with(1, 1)).await;
-    let backoff = Backoff { min: Duration::ZERO, max: Duration::ZERO, give_up_after: Duration::from_secs(60) };
-    let client = Client::builder(&fake.url).idle_timeout(Duration::from_millis(20)).backoff(backoff).build().unwrap();
-    let subscribe = client.namespace("n").unwrap().subscribe().from(StartAt::Start);
+    let client = Client::builder(&fake.url).idle_timeout(Duration::from_millis(20)).backoff(AT_ONCE).build().unwrap();
+    let subscribe = client.namespace("n").unwrap().subscribe().from(StartAt::Start).reconnect(AT_ONCE);
     let mut subscription = subscribe.open().await.unwrap();
     assert_eq!(offsets(&mut subscription, 1).await, [0]);
     // The next connection finds this one; no one wakes the first.
@@ -170,7 +174,7 @@ proptest! {
             let fake = Fake::start(Log::with(frames, records)).await;
             let total = frames * records;
             fake.inner().cuts = cuts.clone().into();
-            let mut subscription = namespace(&fake).subscribe().from(StartAt::Start).open().await.unwrap();
+            let mut subscription = subscribe(&fake).from(StartAt::Start).open().await.unwrap();
             assert_eq!(offsets(&mut subscription, total).await, (0..total as u64).collect::<Vec<_>>());
             drop(subscription);
             fake.inner().cuts = cuts.into();

@@ -149,7 +149,7 @@ pub enum ReadError {
     #[error("the namespace does not exist")]
     NamespaceNotFound,
     /// The offset is past the head.
-    #[error("the next offset is {next_offset}")]
+    #[error("there is no such offset yet: the next is {next_offset}")]
     PastHead {
         /// The namespace's head.
         next_offset: Offset,

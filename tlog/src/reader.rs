@@ -119,7 +119,16 @@ impl Reader {
         let read = || {
             let entries = sealed.entries(self.namespace.id())?;
             let wanted = first_bytes(entries_from(&entries, self.offset), max_bytes);
-            read_frames(&sealed.file, wanted, &self.namespace)
+            let frames = read_frames(&sealed.file, wanted, &self.namespace)?;
+            // Frames that the index has skipped would be a gap that nobody notices.
+            let mut due = frames.first().map_or(self.offset, |first| first.base_offset().min(self.offset));
+            for frame in &frames {
+                if frame.base_offset() != due {
+                    return Err(damaged(&sealed.file, frame.position(), format!("the index does not lead to offset {due}")));
+                }
+                due = frame.next_offset();
+            }
+            Ok(frames)
         };
         let read = read();
         let found = read.as_ref().is_ok_and(|frames| frames.last().is_some_and(|last| last.next_offset() > self.offset));

@@ -131,6 +131,10 @@ fn given<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'
 }
 
 fn record(line: &[u8]) -> Result<LineRecord<'_>, String> {
+    // The parser would take an array for the fields in their order.
+    if !line.trim_ascii_start().starts_with(b"{") {
+        return Err("it is not a record in JSON".into());
+    }
     let record: RecordLine<'_> = serde_json::from_slice(line).map_err(|error| broken(&error))?;
     let (kind, value) = match (record.tombstone, record.value, &record.value_base64) {
         (true, None, None) => (Kind::Tombstone, Cow::Borrowed([].as_slice())),
@@ -201,7 +205,8 @@ mod tests {
             r#"{"offset":1,"id":"3f0000010000000a","value":1,"headers":{"a":"b"},"time":"2026-01-01T00:00:00Z"}"#;
         assert_eq!(read(tailed), Ok((None, Kind::Json, "1".into())));
         for (line, says) in [
-            ("[]", "not what it must be"),
+            ("[]", "not a record"),
+            ("{", "not JSON"),
             ("{}", "value is missing"),
             (r#"{"value":1,"value_base64":""}"#, "both"),
             (r#"{"value":1,"tombstone":true}"#, "tombstone has no value"),

@@ -59,9 +59,7 @@ pub(crate) async fn run(args: ServeArgs) -> Result<(), CliError> {
     let shutdown = shutdown_on_signal()?;
     let server = Server::bind(config).await?;
     tracing::info!("listening on http://{}", server.local_addr());
-    server.run(shutdown).await?;
-    tracing::info!("stopped");
-    Ok(())
+    Ok(server.run(shutdown).await?)
 }
 
 fn start_logging(format: LogFormat) {

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use futures::StreamExt;
-use sdk::{Backoff, Event, StartAt};
+use sdk::{Event, StartAt};
 
 use super::connect::Broker;
 use super::error::CliError;
@@ -33,7 +33,7 @@ pub(crate) struct TailArgs {
 pub(crate) async fn run(args: TailArgs) -> Result<(), CliError> {
     let mut left = args.count.unwrap_or(u64::MAX);
     let namespace = args.broker.client()?.namespace(&args.namespace)?;
-    let mut subscribe = namespace.subscribe().from(args.from).reconnect(Backoff::default().forever());
+    let mut subscribe = namespace.subscribe().from(args.from);
     for key in args.keys {
         subscribe = subscribe.key(key);
     }

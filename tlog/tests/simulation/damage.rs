@@ -80,17 +80,19 @@ impl Damage {
     }
 
     /// Holds what an error names against what was damaged.
-    fn is_named(&self, world: &World, disk: &Simulated, file: &Path, position: u64) {
+    fn is_named(&self, world: &World, disk: &Simulated, file: &Path, position: u64, reason: &str) {
         if file != self.file {
             broken!("{} is said to be damaged, it was {self:?}", file.display());
         }
         let partition = (0..world.options.partitions).find(|id| file.parent() == Some(&partition_dir(&world.dir, *id)));
         let Some(partition) = partition else { broken!("{} is no segment", file.display()) };
-        let frames = &world.model.partitions[usize::from(partition)].frames;
+        let state = &world.model.partitions[usize::from(partition)];
+        // What was written behind the last frame may look like what was lost there.
+        let behind_all = position == state.end;
         let in_header = self.bytes.start < SEGMENT_HEADER_BYTES;
-        let named = frames.iter().find(|frame| frame.position() == position);
-        if !in_header && !named.is_some_and(|frame| self.hits(disk, &world.dir, partition, frame)) {
-            broken!("position {position} is said to be damaged, it was {self:?}");
+        let named = state.frames.iter().find(|frame| frame.position() == position);
+        if !in_header && !behind_all && !named.is_some_and(|frame| self.hits(disk, &world.dir, partition, frame)) {
+            broken!("position {position} is said to be damaged ({reason}), it was {self:?}");
         }
     }
 }
@@ -104,8 +106,8 @@ fn judge(world: &World, disk: &Simulated, damage: &Damage, fate: Fate) {
                 judge_partition(world, &before, &log, partition, damage, fate);
             }
         }
-        Err(OpenError::Damaged { file, position, .. }) => {
-            damage.is_named(world, &before, &file, position);
+        Err(OpenError::Damaged { file, position, reason }) => {
+            damage.is_named(world, &before, &file, position, &reason);
             let report = tlog::check::check(&before, &world.dir, |_| {}).unwrap();
             // That a header is wrong, or that the rows stand for more than a torn tail leaves, is for a
             // start to find.
@@ -135,8 +137,8 @@ fn judge_partition(world: &World, disk: &Simulated, log: &Log, partition: u16, d
                     found += 1;
                 }
             }
-            Err(ReadError::Damaged { file, position, .. }) => {
-                damage.is_named(world, disk, &file, position);
+            Err(ReadError::Damaged { file, position, reason }) => {
+                damage.is_named(world, disk, &file, position, &reason);
                 found = due.len();
                 break;
             }
@@ -158,8 +160,8 @@ fn judge_partition(world: &World, disk: &Simulated, log: &Log, partition: u16, d
                         broken!("{} has other records after {damage:?}", state.handle.name());
                     }
                 }
-                Err(ReadError::Damaged { file, position, .. }) => {
-                    damage.is_named(world, disk, &file, position);
+                Err(ReadError::Damaged { file, position, reason }) => {
+                    damage.is_named(world, disk, &file, position, &reason);
                     due = [].iter();
                     break;
                 }

@@ -4,7 +4,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tlog::storage::simulated::FaultCounts;
 
@@ -42,14 +42,17 @@ impl Seeds {
     }
 }
 
-/// Runs seeds on all cores, up to the first that fails.
+/// Failures after which a run ends.
+const MOST_FAILURES: usize = 5;
+
+/// Runs seeds on all cores, until a few have failed.
 pub fn run_all(Seeds(seeds): Seeds) {
     let begun = std::time::Instant::now();
     let next = AtomicU64::new(0);
-    let failed = AtomicBool::new(false);
+    let failed = Mutex::new(Vec::new());
     let totals = Mutex::new((FaultCounts::default(), 0, 0, 0));
     let work = || {
-        while !failed.load(Ordering::Relaxed) {
+        while failed.lock().unwrap().len() < MOST_FAILURES {
             let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed) as usize) else { return };
             match catch_unwind(AssertUnwindSafe(|| run(*seed))) {
                 Ok(outcome) => {
@@ -63,7 +66,7 @@ pub fn run_all(Seeds(seeds): Seeds) {
                     }
                 }
                 Err(_) => {
-                    failed.store(true, Ordering::Relaxed);
+                    failed.lock().unwrap().push(*seed);
                     eprintln!(
                         "seed {seed} fails; run it again with\n  TLOG_SIM_SEED={seed} cargo test --release -p tlog --test simulation every_promise"
                     );
@@ -78,5 +81,6 @@ pub fn run_all(Seeds(seeds): Seeds) {
     });
     let (counts, done, records, restarts) = totals.into_inner().unwrap();
     eprintln!("{done} seeds, {records} records, {restarts} restarts in {:.1?}; {counts}", begun.elapsed());
-    assert!(!failed.into_inner(), "a seed fails, see above");
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "these seeds fail, see above: {failed:?}");
 }

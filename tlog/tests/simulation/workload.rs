@@ -10,8 +10,16 @@ use crate::model::{Item, Model, Request};
 /// Namespaces that may be alive at once.
 const MAX_NAMESPACES: usize = 12;
 
+/// What batches look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    Any,
+    /// All of one length, so that a batch fits exactly where another was lost.
+    Equal,
+}
+
 /// A request that makes sense, or just does not.
-pub fn request(rng: &mut Rng, model: &Model) -> Request {
+pub fn request(rng: &mut Rng, model: &Model, shape: Shape) -> Request {
     let live: Vec<usize> = model.live().map(|(at, _)| at).collect();
     if live.is_empty() || (live.len() < MAX_NAMESPACES && rng.chance(1, 8)) {
         return create(rng);
@@ -21,11 +29,11 @@ pub fn request(rng: &mut Rng, model: &Model) -> Request {
         1 => Request::Delete { namespace: live[rng.index(live.len())] },
         2 => {
             let any = rng.index(model.namespaces.len());
-            append(rng, model, any)
+            append(rng, model, any, shape)
         }
         _ => {
             let one = live[rng.index(live.len())];
-            append(rng, model, one)
+            append(rng, model, one, shape)
         }
     }
 }
@@ -38,7 +46,7 @@ fn create(rng: &mut Rng) -> Request {
     Request::Create { name, config }
 }
 
-fn append(rng: &mut Rng, model: &Model, namespace: usize) -> Request {
+fn append(rng: &mut Rng, model: &Model, namespace: usize, shape: Shape) -> Request {
     let state = &model.namespaces[namespace];
     let producer = rng.chance(1, 2).then(|| {
         let id = ProducerId::of(["p", "q"][rng.index(2)]).unwrap();
@@ -62,10 +70,14 @@ fn append(rng: &mut Rng, model: &Model, namespace: usize) -> Request {
         1 => state.next_offset + rng.below(3),
         _ => state.next_offset,
     });
-    Request::Append { namespace, items: Arc::new(items(rng)), producer, if_next_offset }
+    Request::Append { namespace, items: Arc::new(items(rng, shape)), producer, if_next_offset }
 }
 
-fn items(rng: &mut Rng) -> Vec<Item> {
+fn items(rng: &mut Rng, shape: Shape) -> Vec<Item> {
+    if shape == Shape::Equal {
+        let value = (0..380).map(|_| b'a' + rng.below(26) as u8).collect();
+        return vec![Item { key: None, headers: Vec::new(), kind: Kind::Text, value }];
+    }
     let (count, most) = match rng.below(40) {
         // Larger than a segment.
         0 => (1 + rng.below(3), 9_000),

@@ -16,6 +16,7 @@ use wire::{Chain, Frame};
 
 use crate::model::{Model, Request, Verdict};
 use crate::rows::{Fate, RowsFolder};
+use crate::workload::Shape;
 use crate::{durable, workload};
 
 /// Fails the run: a promise is broken.
@@ -112,6 +113,7 @@ pub struct World {
     /// Requests whose write failed: the next process finds the first few of them, or none.
     doubtful: Vec<Vec<Request>>,
     failed: Vec<bool>,
+    shape: Shape,
     faults: Faults,
     trace: Chain,
     pub restarts: u64,
@@ -175,6 +177,7 @@ impl World {
             answered: (0..partitions).map(|_| VecDeque::new()).collect(),
             doubtful: vec![Vec::new(); partitions],
             failed: vec![false; partitions],
+            shape: if rng.chance(1, 4) { Shape::Equal } else { Shape::Any },
             faults,
             trace: Chain::EMPTY,
             restarts: 0,
@@ -263,7 +266,7 @@ impl World {
     }
 
     fn ask(&mut self) {
-        let request = workload::request(&mut self.rng, &self.model);
+        let request = workload::request(&mut self.rng, &self.model, self.shape);
         let partition = usize::from(self.model.partition_of(&request));
         let process = self.process.as_mut().unwrap();
         let log = process.log.clone();
