@@ -46,7 +46,7 @@ lint: setup
 bench: build
 	cargo bench --profile release --package benches
 	python3 benches/speed.py $(TLOG)
-	cargo test --release --package broker --test many_namespaces -- --ignored --nocapture
+	cargo test --release --package broker --test many_namespaces -- --nocapture
 
 demo: build
 	python3 demo/demo.py $(TLOG)

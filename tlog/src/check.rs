@@ -95,7 +95,8 @@ impl PartitionCheck<'_> {
             let is_last = at + 1 == bases.len();
             let Some(segment) = self.segment(&file, is_last)? else { return Ok(()) };
             if let Some(next) = bases.get(at + 1) {
-                let length = segment.file.file.len().map_err(|source| OpenError::Io { file: file.path.clone(), source })?;
+                let length =
+                    segment.file.file.len().map_err(|source| OpenError::Io { file: file.path.clone(), source })?;
                 if segment.end < *next && length > file.place(segment.end) {
                     let reason = format!("no frame stands here, and the next segment begins at {next}");
                     self.fault(&file.path, segment.end, reason);

@@ -124,14 +124,19 @@ impl Reader {
             let mut due = frames.first().map_or(self.offset, |first| first.base_offset().min(self.offset));
             for frame in &frames {
                 if frame.base_offset() != due {
-                    return Err(damaged(&sealed.file, frame.position(), format!("the index does not lead to offset {due}")));
+                    return Err(damaged(
+                        &sealed.file,
+                        frame.position(),
+                        format!("the index does not lead to offset {due}"),
+                    ));
                 }
                 due = frame.next_offset();
             }
             Ok(frames)
         };
         let read = read();
-        let found = read.as_ref().is_ok_and(|frames| frames.last().is_some_and(|last| last.next_offset() > self.offset));
+        let found =
+            read.as_ref().is_ok_and(|frames| frames.last().is_some_and(|last| last.next_offset() > self.offset));
         if !found {
             self.log.close_segment(self.namespace.id().partition(self.log.partitions()), sealed.file.base);
         }

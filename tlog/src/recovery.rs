@@ -206,7 +206,16 @@ impl Recovery<'_> {
         if mutant!(KeepTornTail) {
             return Ok(());
         }
-        zero(&*file.file, from, from + bytes).and_then(|()| file.file.sync_data()).map_err(io)
+        let cut = || {
+            // The file gives its tail up and gets a new one, so that even where the sync fails nothing of
+            // the old one is left on the disk that memory shows as zeros.
+            let length = file.file.len()?;
+            file.file.truncate(from)?;
+            file.file.allocate(length)?;
+            zero(&*file.file, from, from + bytes)?;
+            file.file.sync_data()
+        };
+        cut().map_err(io)
     }
 
     /// Writes the last commit once more. Its sync may never have returned, or have failed and left

@@ -30,6 +30,12 @@ const LEVEL_1_BYTES: u64 = 256 << 20;
 /// Flushes and compactions at a time: one of each, so that the log keeps a core.
 const BACKGROUND_JOBS: i32 = 2;
 
+/// What is flushed is soon merged, so it is not compressed; most of the rows lie deeper.
+const COMPRESSION: [DBCompressionType; 7] = {
+    let (none, lz4) = (DBCompressionType::None, DBCompressionType::Lz4);
+    [none, none, lz4, lz4, lz4, lz4, lz4]
+};
+
 /// How much is written before the system is asked to begin with it, bytes: spreads what would
 /// otherwise be one sync of a whole file, for which the log's own syncs would have to wait.
 const BYTES_PER_SYNC: u64 = 1 << 20;
@@ -49,7 +55,7 @@ pub(crate) fn options() -> Result<Options, Error> {
     options.set_max_background_jobs(BACKGROUND_JOBS);
     options.set_target_file_size_base(FILE_BYTES);
     options.set_max_bytes_for_level_base(LEVEL_1_BYTES);
-    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_compression_per_level(&COMPRESSION);
     options.set_bytes_per_sync(BYTES_PER_SYNC);
     options.set_max_open_files(MAX_OPEN_FILES);
     options.set_max_log_file_size(LOG_BYTES);

@@ -42,7 +42,8 @@ fn inflict(world: &mut World, disk: &Simulated) -> Option<Damage> {
     let rng = &mut world.rng;
     let files = disk.files();
     let logs: Vec<_> = files.iter().filter(|path| path.extension().is_some_and(|e| e == "log")).collect();
-    let file = if rng.chance(3, 4) && !logs.is_empty() { logs[rng.index(logs.len())] } else { &files[rng.index(files.len())] };
+    let file =
+        if rng.chance(3, 4) && !logs.is_empty() { logs[rng.index(logs.len())] } else { &files[rng.index(files.len())] };
     let sectors = disk.sectors(file);
     if sectors == 0 {
         return None;
@@ -149,7 +150,8 @@ fn judge_partition(world: &World, disk: &Simulated, log: &Log, partition: u16, d
         judge_cut(world, disk, partition, &due[found..], damage, fate);
         return;
     }
-    for (_, state) in world.model.live().filter(|(_, state)| state.handle.id().partition(log.partitions()) == partition) {
+    for (_, state) in world.model.live().filter(|(_, state)| state.handle.id().partition(log.partitions()) == partition)
+    {
         let mut reader = log.reader(&state.handle, 0).unwrap();
         let mut due = state.frames.iter();
         loop {

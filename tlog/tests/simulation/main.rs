@@ -9,6 +9,7 @@ mod model;
 mod mutants;
 mod rows;
 mod runner;
+mod verify;
 mod workload;
 mod world;
 

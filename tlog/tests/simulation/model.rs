@@ -77,11 +77,8 @@ pub struct Model {
 
 impl Model {
     pub fn new(partitions: u16) -> Model {
-        let partition = |id| PartitionModel {
-            next_slot: u32::from(id == 0),
-            last_time: i64::MIN,
-            ..PartitionModel::default()
-        };
+        let partition =
+            |id| PartitionModel { next_slot: u32::from(id == 0), last_time: i64::MIN, ..PartitionModel::default() };
         Model { partitions: (0..partitions).map(partition).collect(), namespaces: Vec::new() }
     }
 
@@ -136,8 +133,7 @@ impl Model {
             }
             Request::Create { name, config } => {
                 let id = NamespaceId::new(state.next_slot * u32::from(count) + u32::from(partition)).unwrap();
-                let event =
-                    ControlEvent::Created { id, generation: 1, name: name.clone(), config: *config };
+                let event = ControlEvent::Created { id, generation: 1, name: name.clone(), config: *config };
                 state.follow_control(frame, &event)?;
                 state.next_slot += 1;
             }

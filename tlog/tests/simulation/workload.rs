@@ -101,7 +101,8 @@ fn item(rng: &mut Rng, most: u64) -> Item {
     let kind = [Kind::Bytes, Kind::Text, Kind::Json][rng.index(3)];
     let length = rng.index(most as usize + 1);
     let first = rng.number();
-    let mut value: Vec<u8> = (0..length as u64).map(|n| b'0' + ((first.rotate_left(n as u32) ^ n) % 10) as u8).collect();
+    let mut value: Vec<u8> =
+        (0..length as u64).map(|n| b'0' + ((first.rotate_left(n as u32) ^ n) % 10) as u8).collect();
     match kind {
         // A value may hold what looks like a frame.
         Kind::Bytes if rng.chance(1, 8) => value.extend_from_slice(b"TLGF\0\0\0\0\0\x01\0\0"),
@@ -117,8 +118,7 @@ pub fn draft(items: &[Item]) -> Draft {
     for item in items {
         let headers: Vec<_> =
             item.headers.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect();
-        let record =
-            NewRecord { key: item.key.as_deref(), headers: &headers, kind: item.kind, value: &item.value };
+        let record = NewRecord { key: item.key.as_deref(), headers: &headers, kind: item.kind, value: &item.value };
         builder.push(&record).unwrap();
     }
     builder.finish().unwrap()
