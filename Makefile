@@ -31,7 +31,7 @@ run: build
 	@echo "  curl 'http://$(LISTEN)/v1/namespaces/orders/records?from=0'"
 	@echo "  curl -N 'http://$(LISTEN)/v1/namespaces/orders/events?from=start'"
 	@echo "  curl http://$(LISTEN)/v1/namespaces/orders/keys/o-17"
-	@echo "  $(TLOG) rebuild orders --out orders.tlog"
+	@echo "  $(TLOG) rebuild orders --out orders.tlog --url http://$(LISTEN)"
 	@echo
 	@$(TLOG) serve --data $(DATA) --listen $(LISTEN)
 

@@ -13,7 +13,7 @@ use support::{Broker, Dice, PATIENCE, client, http, proof};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-const RECORDS: u64 = 20_000;
+const RECORDS: u64 = 60_000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follower_that_is_cut_off_sees_each_record_once_in_order() {

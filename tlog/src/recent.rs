@@ -93,7 +93,14 @@ pub(crate) struct Recent {
 impl Recent {
     pub(crate) fn new(sealed: Vec<Sealed>, active: OpenSegment, tail_bytes: usize) -> Recent {
         let tail = Tail { frames: VecDeque::new(), bytes: 0, most_bytes: tail_bytes };
-        Recent { sealed, sealing: VecDeque::new(), active, tail, moved: FxHashMap::default(), deleted: FxHashMap::default() }
+        Recent {
+            sealed,
+            sealing: VecDeque::new(),
+            active,
+            tail,
+            moved: FxHashMap::default(),
+            deleted: FxHashMap::default(),
+        }
     }
 
     /// Takes in a frame that has become durable.

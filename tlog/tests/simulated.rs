@@ -80,6 +80,7 @@ fn a_failed_sync_leaves_pages_that_look_clean() {
         let file = disk.create(Path::new("d/a")).unwrap();
         disk.sync_dir(Path::new("d")).unwrap();
         file.allocate(512).unwrap();
+        file.sync_data().unwrap();
         file.write_at(&[IoSlice::new(b"x")], 0).unwrap();
         disk.plan(Fault::SyncError, 0);
         file.sync_data().unwrap_err();
@@ -134,6 +135,31 @@ fn what_a_process_left_without_its_folder_sync_is_synced_by_the_next() {
         let (log, _driver) = open(dir.path(), &disk);
         assert_eq!(values(&read_all(&log, &orders)), ["kept"], "stopped at operation {nth}");
     }
+}
+
+#[test]
+fn a_torn_tail_whose_cut_fails_is_off_the_disk_once_a_start_succeeds() {
+    let mut failed = 0;
+    for seed in 0..60 {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Simulated::new(seed);
+        let (log, mut driver) = open(dir.path(), &disk);
+        let orders = create(&log, &mut driver);
+        disk.stop_after(0);
+        append(&log, &mut driver, &orders, &"torn".repeat(800)).unwrap_err();
+        drop((log, driver));
+        disk.resume();
+        disk.plan(Fault::SyncError, 0);
+        let again = Log::open_driven(dir.path(), Arc::new(disk.clone()), Arc::new(disk.clone()), options());
+        failed += usize::from(again.is_err());
+        drop(again);
+        disk.resume();
+        let (log, _driver) = open(dir.path(), &disk);
+        let end = 64 + log.watermark(0).borrow().position as usize;
+        let segment = disk.durable(&dir.path().join("partitions/000/00000000000000000000.log")).unwrap();
+        assert!(segment[end..].iter().all(|byte| *byte == 0), "seed {seed}");
+    }
+    assert!(failed > 30, "{failed}");
 }
 
 #[test]

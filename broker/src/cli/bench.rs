@@ -124,6 +124,9 @@ pub(crate) enum BenchError {
         /// How it failed.
         source: io::Error,
     },
+    /// No request did what it should, so there is nothing to report.
+    #[error("every request was refused, the first with {0}")]
+    Refused(String),
     /// A thread that sends broke.
     #[error("a thread of the load generator ended early")]
     Thread,

@@ -8,6 +8,7 @@ mod model;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod rows;
+#[cfg_attr(feature = "mutants", expect(dead_code, reason = "mutants run their seeds one by one"))]
 mod runner;
 mod verify;
 mod workload;

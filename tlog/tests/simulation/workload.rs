@@ -41,7 +41,7 @@ pub fn request(rng: &mut Rng, model: &Model, shape: Shape) -> Request {
 fn create(rng: &mut Rng) -> Request {
     let name = NamespaceName::new(&format!("ns-{}", rng.below(16))).unwrap();
     // One name in a few has a tight limit, and now and then another than it was created with.
-    let tight = name.len() % 2 == 0 && !rng.chance(1, 10);
+    let tight = name.len().is_multiple_of(2) && !rng.chance(1, 10);
     let config = if tight { NamespaceConfig { max_record_bytes: 600 } } else { NamespaceConfig::default() };
     Request::Create { name, config }
 }

@@ -12,12 +12,12 @@ use tlog::storage::Simulated;
 use tlog::storage::simulated::{Fault, FaultCounts, Faults, Rng};
 use tlog::{Append, AppendError, Appended, Created, Driver, Log, OpenError, Options, ReadError, Reader};
 use tokio::runtime::Runtime;
-use wire::{Chain, Frame};
+use wire::Chain;
 
-use crate::model::{Model, Request, Verdict};
+use crate::model::{Model, Request};
 use crate::rows::{Fate, RowsFolder};
+use crate::workload;
 use crate::workload::Shape;
-use crate::{durable, workload};
 
 /// Fails the run: a promise is broken.
 macro_rules! broken {
@@ -225,8 +225,13 @@ impl World {
         match self.rng.below(100) {
             0..40 => self.ask_and_commit(),
             40..56 => self.keep(),
-            56..74 => self.read(),
-            74..80 => {
+            56..72 => self.read(),
+            // At a sync all is written and nothing durable.
+            72..76 => {
+                let nth = self.rng.below(3);
+                self.storage.plan(Fault::Stop, nth);
+            }
+            76..80 => {
                 let nth = self.rng.below(80);
                 self.storage.stop_after(nth);
                 self.note("a stop is due");
@@ -331,10 +336,9 @@ impl World {
 
     /// Does something with the disk while no faults come.
     pub fn calm<T>(&mut self, act: impl FnOnce(&mut World) -> T) -> T {
-        let faults = self.storage.set_faults(Faults::default());
-        self.storage.forget_plans();
+        let before = self.storage.set_calm(true);
         let result = act(self);
-        self.storage.set_faults(faults);
+        self.storage.set_calm(before);
         result
     }
 

@@ -86,7 +86,10 @@ pub(super) fn run(args: &BenchArgs, address: SocketAddr, requests: &Requests) ->
         }
         Ok(())
     })?;
-    Ok(tally.figures(args, pace.unsent()))
+    match tally.first_refusal {
+        Some(refusal) if tally.latencies.is_empty() => Err(BenchError::Refused(refusal)),
+        _ => Ok(tally.figures(args, pace.unsent())),
+    }
 }
 
 /// One thread: all its connections in turn, none waiting for another.

@@ -19,7 +19,8 @@ pub enum Fault {
     FlippedRead,
     /// An operation takes seconds.
     Slow,
-    /// The process ends at this operation, see [`Simulated::stop_after`](super::Simulated::stop_after).
+    /// The process ends: at a sync, where it is planned, or at the operation that
+    /// [`Simulated::stop_after`](super::Simulated::stop_after) says.
     Stop,
     /// The power is cut.
     PowerCut,

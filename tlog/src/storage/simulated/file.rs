@@ -91,6 +91,9 @@ impl File for SimulatedFile {
             probe();
         }
         let mut machine = self.begin("sync", &[])?;
+        if machine.fails(Fault::Stop) {
+            return Err(machine.stop());
+        }
         if machine.fails(Fault::SyncError) {
             let mut rng = Rng::new(machine.rng.number());
             machine.inode(self)?.fail_sync(&mut rng);

@@ -32,7 +32,7 @@ pub(super) struct Inode {
     disk: Vec<u8>,
     pending: Vec<Change>,
     /// What was durable before, sector by sector, oldest first.
-    older: BTreeMap<usize, Vec<Box<Sector>>>,
+    older: BTreeMap<usize, Vec<Sector>>,
 }
 
 fn sector_of(bytes: &[u8], at: usize) -> Box<Sector> {
@@ -162,7 +162,7 @@ impl Inode {
                 let before = sector_of(&self.disk, *at);
                 put_sector(&mut self.disk, *at, bytes);
                 if at * SECTOR_BYTES < self.disk.len() && before != *bytes {
-                    self.older.entry(*at).or_default().push(before);
+                    self.older.entry(*at).or_default().push(*before);
                 }
             }
         }
@@ -185,7 +185,7 @@ impl Inode {
     /// Puts an older version of a sector in the place of the last. Whether that changed anything.
     pub(super) fn make_stale(&mut self, at: usize, rng: &mut Rng) -> bool {
         let Some(versions) = self.older.get(&at) else { return false };
-        let older = versions[rng.index(versions.len())].clone();
+        let older = versions[rng.index(versions.len())];
         self.overwrite(at, &older)
     }
 

@@ -64,6 +64,7 @@ struct Machine {
     operations: u64,
     stop_at: Option<u64>,
     stopped: bool,
+    calm: bool,
     nanos: u64,
     wall_offset_micros: i64,
     trace: Chain,
@@ -93,6 +94,7 @@ impl Simulated {
             operations: 0,
             stop_at: None,
             stopped: false,
+            calm: false,
             nanos: 0,
             wall_offset_micros: 1_700_000_000_000_000,
             trace: Chain::EMPTY,
@@ -120,11 +122,10 @@ impl Simulated {
         self.0.lock().planned.push((fault, nth));
     }
 
-    /// Forgets what was planned, the stop too.
-    pub fn forget_plans(&self) {
-        let mut machine = self.0.lock();
-        machine.planned.clear();
-        machine.stop_at = None;
+    /// While this is set no fault comes and no process ends; what was planned waits. Returns what was
+    /// set before.
+    pub fn set_calm(&self, calm: bool) -> bool {
+        std::mem::replace(&mut self.0.lock().calm, calm)
     }
 
     /// The process ends at the `nth` operation from now: that one may be done in part, and it and all
@@ -290,18 +291,25 @@ impl Machine {
             self.nanos += self.rng.below(SLOW_NANOS);
         }
         self.record(what, path, numbers);
-        if self.stop_at.is_some_and(|at| self.operations >= at) {
-            self.stopped = true;
+        if !self.calm && self.stop_at.is_some_and(|at| self.operations >= at) {
             self.counts.add(Fault::Stop, 1);
             self.record("stop", path, &[]);
-            return Err(stopped());
+            return Err(self.stop());
         }
         self.operations += 1;
         Ok(())
     }
 
+    fn stop(&mut self) -> io::Error {
+        self.stopped = true;
+        stopped()
+    }
+
     /// Whether this operation has this fault.
     fn fails(&mut self, fault: Fault) -> bool {
+        if self.calm {
+            return false;
+        }
         let mut planned = false;
         self.planned.retain_mut(|(kind, nth)| {
             let due = *kind == fault && *nth == 0;
