@@ -34,7 +34,7 @@ pub(crate) struct ServeArgs {
     /// Size of a segment file
     #[arg(long, value_name = "BYTES")]
     segment_bytes: Option<u64>,
-    /// An origin whose pages may call the broker from a browser, such as https://example.org, or *
+    /// An origin whose pages may call the broker from a browser, such as `https://example.org`, or `*`
     /// for all; may be repeated. None may if not given
     #[arg(long = "cors-origin", value_name = "ORIGIN")]
     cors_origins: Vec<String>,
