@@ -357,7 +357,7 @@ fn errors_are_one_line_and_a_status() {
     }
     site.publish(&["orders"], "1\n");
     assert!(fails(&site.tlog(&["get", "orders", "nothing"])).contains("the key \"nothing\" has no value"));
-    assert!(fails(&site.tlog(&["tail", "orders", "--from", "2"])).contains("next offset is 1"));
+    assert!(fails(&site.tlog(&["tail", "orders", "--from", "2"])).contains("the next is 1"));
     assert!(fails(&site.tlog(&["tail", ""])).contains("name is empty"));
     assert!(fails(&site.tlog(&["get", "orders", ".."])).contains("URL"));
     assert!(fails(&site.tlog(&["namespaces", "--url", "https://127.0.0.1"])).contains("http://"));
