@@ -7,7 +7,8 @@
 //!   4   4  CRC-32 (IEEE)    of bytes 8 to the end
 //!   8   4  length           of the whole frame, bytes
 //!  12   1  version          1
-//!  13   1  flags            bit 0: a producer is named · bit 1: a draft, not yet placed
+//!  13   1  flags            bit 0: a producer is named · bit 1: a draft, not yet placed · bit 2: a loss,
+//!                          see [`crate::loss`]
 //!  14   2  zero
 //!  16   8  position         the frame's place in its partition
 //!  24   4  commit distance  position minus that of the first frame of the same write
@@ -20,7 +21,7 @@
 //!  80   8  append time      signed, microseconds since the Unix epoch
 //!  88  16  producer id      zero where none is named, as are epoch and sequence
 //! 104   4  producer epoch
-//! 108   4  record count     at least 1
+//! 108   4  record count     at least 1, but in a loss
 //! 112   8  producer sequence
 //! 120      records          see [`crate::record`]
 //! ```
@@ -35,8 +36,9 @@ use crate::chain::Chain;
 use crate::ids::{Generation, NamespaceId, Offset, Position};
 use crate::le::{array_at, u32_at, u64_at};
 use crate::limits::{MAX_BATCH_RECORDS, MAX_FRAME_BYTES};
+use crate::loss;
 use crate::producer::{Producer, ProducerId};
-use crate::record::{RECORD_HEADER_BYTES, Record};
+use crate::record::Record;
 
 /// Bytes of a frame before its records.
 pub const HEADER_BYTES: usize = 120;
@@ -50,11 +52,12 @@ pub const VERSION: u8 = 1;
 /// Bytes that tell how long a frame is: see [`Frame::length`].
 pub const PREFIX_BYTES: usize = 12;
 
-/// Bytes of the shortest frame: one record without key, headers and value.
-const MIN_FRAME_BYTES: usize = HEADER_BYTES + RECORD_HEADER_BYTES;
+/// Bytes of the shortest frame: a loss that knows nothing more.
+const MIN_FRAME_BYTES: usize = loss::MIN_LOSS_BYTES;
 
 pub(crate) const FLAG_PRODUCER: u8 = 1;
 pub(crate) const FLAG_DRAFT: u8 = 2;
+pub(crate) const FLAG_LOSS: u8 = 4;
 
 pub(crate) mod at {
     pub(crate) const CRC: usize = 4;
@@ -191,7 +194,7 @@ impl Frame {
         self.base_offset() + u64::from(self.record_count())
     }
 
-    /// How many records there are: 1 or more.
+    /// How many records there are: 1 or more. In a loss, how many there were: 0 or more.
     pub fn record_count(&self) -> u32 {
         u32_at(&self.0, at::COUNT)
     }
@@ -220,7 +223,7 @@ impl Frame {
         before.after(&self.0[at::NAMESPACE..])
     }
 
-    /// The records, in order.
+    /// The records, in order; a loss has none.
     pub fn records(&self) -> Records<'_> {
         records(&self.0)
     }
@@ -266,7 +269,7 @@ fn namespace_of(frame: &[u8]) -> NamespaceId {
 /// The records of a frame that has been checked.
 pub(crate) fn records(frame: &[u8]) -> Records<'_> {
     Records {
-        rest: &frame[HEADER_BYTES..],
+        rest: if is_loss(frame) { &[] } else { &frame[HEADER_BYTES..] },
         namespace: namespace_of(frame),
         offset: u64_at(frame, at::BASE_OFFSET),
         time_micros: u64_at(frame, at::TIME).cast_signed(),
@@ -291,7 +294,7 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), FrameError> {
         return Err(FrameError::BadVersion(bytes[at::VERSION]));
     }
     check_header(bytes)?;
-    check_records(bytes)
+    if is_loss(bytes) { loss::check(bytes, namespace_of(bytes)) } else { check_records(bytes) }
 }
 
 /// Checks that `bytes` are exactly one frame, and no draft.
@@ -304,7 +307,7 @@ pub(crate) fn check_placed(bytes: &[u8]) -> Result<(), FrameError> {
 fn check_header(bytes: &[u8]) -> Result<(), FrameError> {
     let malformed = |what| Err(FrameError::Malformed(what));
     let flags = bytes[at::FLAGS];
-    if flags & !(FLAG_PRODUCER | FLAG_DRAFT) != 0 || bytes[14..16] != [0; 2] || bytes[28..32] != [0; 4] {
+    if flags & !(FLAG_PRODUCER | FLAG_DRAFT | FLAG_LOSS) != 0 || bytes[14..16] != [0; 2] || bytes[28..32] != [0; 4] {
         return malformed("a frame's reserved bits are not zero");
     }
     let no_producer = bytes[at::PRODUCER..at::COUNT] == [0; 20] && u64_at(bytes, at::SEQUENCE) == 0;
@@ -322,10 +325,15 @@ fn check_header(bytes: &[u8]) -> Result<(), FrameError> {
         return malformed("a frame's namespace id is 2^24 or more");
     }
     let count = u32_at(bytes, at::COUNT);
-    if count == 0 {
+    if is_loss(bytes) {
+        let is_alone =
+            flags == FLAG_LOSS && u32_at(bytes, at::COMMIT) == 0 && bytes[at::CHAIN..at::NAMESPACE] == [0; 32];
+        if !is_alone {
+            return malformed("a loss has a producer, a chain or a write of its own");
+        }
+    } else if count == 0 {
         return malformed("a frame has no record");
-    }
-    if count as usize > MAX_BATCH_RECORDS {
+    } else if count as usize > MAX_BATCH_RECORDS {
         let (what, limit) = ("a frame's count of records", MAX_BATCH_RECORDS);
         return Err(FrameError::OverLimit { what, size: count as usize, limit });
     }
@@ -349,6 +357,10 @@ fn check_records(bytes: &[u8]) -> Result<(), FrameError> {
         rest = &rest[record.encoded.len()..];
     }
     if rest.is_empty() { Ok(()) } else { Err(FrameError::Malformed("bytes follow a frame's last record")) }
+}
+
+fn is_loss(bytes: &[u8]) -> bool {
+    bytes[at::FLAGS] & FLAG_LOSS != 0
 }
 
 fn is_draft(bytes: &[u8]) -> bool {

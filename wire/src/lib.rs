@@ -9,6 +9,7 @@
 //! | [`namespace`] | what a namespace can be configured to do |
 //! | [`record`] | a record's bytes inside a frame |
 //! | [`frame`] | a frame's bytes: header, CRC, records |
+//! | [`loss`] | a frame that stands where frames were lost |
 //! | [`draft`] | a frame before the sequencer has given it its place |
 //! | [`chain`] | the running hash that proves a namespace's content |
 //! | [`producer`] | what makes a retry safe |
@@ -24,6 +25,7 @@ pub mod ids;
 pub mod json;
 mod le;
 pub mod limits;
+pub mod loss;
 pub mod name;
 pub mod namespace;
 pub mod producer;
@@ -35,6 +37,7 @@ pub use code::{Code, Problem, Retry};
 pub use draft::{Draft, DraftBuilder, DraftError, Place};
 pub use frame::{Frame, FrameError};
 pub use ids::{Generation, NamespaceId, ObjectId, Offset, Position, Shard};
+pub use loss::Loss;
 pub use name::{NameError, NamespaceName};
 pub use namespace::NamespaceConfig;
 pub use producer::{Producer, ProducerId};

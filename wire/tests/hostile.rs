@@ -213,7 +213,8 @@ fn sound_draft() -> Draft {
 #[test]
 fn each_rule_of_a_frame_is_kept() {
     let malformed: &[(&str, usize, &[u8])] = &[
-        ("a frame's reserved bits are not zero", 13, &[0b100]),
+        ("a frame's reserved bits are not zero", 13, &[0b1000]),
+        ("a loss has a producer, a chain or a write of its own", 13, &[0b100]),
         ("a frame's reserved bits are not zero", 14, &[1]),
         ("a frame's reserved bits are not zero", 15, &[1]),
         ("a frame's reserved bits are not zero", 28, &[1]),
