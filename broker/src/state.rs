@@ -11,6 +11,7 @@ use wire::Code;
 use crate::config::Timeouts;
 use crate::http::body::BodyBudget;
 use crate::http::error::Refusal;
+use crate::http::outgoing::Outgoing;
 
 /// What every call works on.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub(crate) struct Broker {
     pub(crate) timeouts: Timeouts,
     /// Memory for bodies that are gathered.
     pub(crate) bodies: BodyBudget,
+    /// Memory for what is being sent.
+    pub(crate) outgoing: Outgoing,
     /// What renders the metrics.
     pub(crate) metrics: PrometheusHandle,
 }

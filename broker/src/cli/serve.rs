@@ -34,6 +34,9 @@ pub(crate) struct ServeArgs {
     /// Size of a segment file
     #[arg(long, value_name = "BYTES")]
     segment_bytes: Option<u64>,
+    /// Connections that are served at once; more wait to be accepted
+    #[arg(long, value_name = "N")]
+    max_connections: Option<usize>,
     /// An origin whose pages may call the broker from a browser, such as `https://example.org`, or `*`
     /// for all; may be repeated. None may if not given
     #[arg(long = "cors-origin", value_name = "ORIGIN")]
@@ -55,6 +58,7 @@ pub(crate) async fn run(args: ServeArgs) -> Result<(), CliError> {
     config.cors_origins = args.cors_origins;
     config.log.partitions = args.partitions.unwrap_or(config.log.partitions);
     config.log.segment_bytes = args.segment_bytes.unwrap_or(config.log.segment_bytes);
+    config.max_connections = args.max_connections.unwrap_or(config.max_connections);
     // From here on a signal is heard, even while a large folder is being opened.
     let shutdown = shutdown_on_signal()?;
     let server = Server::bind(config).await?;

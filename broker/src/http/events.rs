@@ -14,6 +14,7 @@ use wire::name::check_key;
 
 use crate::http::error::Refusal;
 use crate::http::event_stream::{self, Next, PIECE_BYTES, READ_BYTES, Source, last_event_id, not_an_id};
+use crate::http::outgoing::Share;
 use crate::http::query::{self, Begin, Known, Query};
 use crate::http::{media, openapi, path, sse};
 use crate::state::Shared;
@@ -54,7 +55,8 @@ pub(crate) async fn follow(State(broker): Shared, uri: Uri, headers: HeaderMap) 
             Begin::At(offset) => offset,
         };
         let reader = broker.log.reader(&namespace, cursor)?;
-        Ok((Records { reader, cursor, keys, frames: Vec::new().into_iter() }, begin == Begin::End))
+        let share = broker.outgoing.share();
+        Ok((Records { reader, share, cursor, keys, frames: Vec::new().into_iter() }, begin == Begin::End))
     })
 }
 
@@ -79,6 +81,7 @@ fn keys(query: &Query) -> Result<Option<HashSet<String>>, Refusal> {
 /// The records of one namespace.
 struct Records {
     reader: Reader,
+    share: Share,
     /// All records below have been sent, or are not for this stream.
     cursor: Offset,
     /// The keys whose records are sent; all where there are none.
@@ -90,7 +93,7 @@ struct Records {
 impl Source for Records {
     async fn next(&mut self) -> Result<Next, ReadError> {
         if self.frames.len() == 0 {
-            self.frames = self.reader.read(READ_BYTES).await?.into_iter();
+            self.frames = self.share.read(&mut self.reader, READ_BYTES).await?.into_iter();
             if self.frames.len() == 0 {
                 return Ok(Next::AtHead);
             }

@@ -29,6 +29,7 @@ mod namespaces;
 mod ndjson;
 mod objects;
 mod openapi;
+pub(crate) mod outgoing;
 mod path;
 mod publish;
 mod query;

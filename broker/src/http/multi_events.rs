@@ -12,6 +12,7 @@ use wire::{NamespaceName, Offset};
 
 use crate::http::error::Refusal;
 use crate::http::event_stream::{self, Next, PIECE_BYTES, READ_BYTES, Source, last_event_id, not_an_id};
+use crate::http::outgoing::Share;
 use crate::http::query::{Begin, Known, Query};
 use crate::http::token::{self, Place};
 use crate::http::{media, openapi, sse};
@@ -52,7 +53,7 @@ pub(crate) async fn follow(State(broker): Shared, uri: Uri, headers: HeaderMap) 
     event_stream::answer(&broker, &namespaces, || {
         let followed: Result<Vec<Followed>, Refusal> =
             namespaces.iter().map(|namespace| Followed::new(&broker, namespace, begin, &resume)).collect();
-        Ok((Many { followed: followed?, turn: 0 }, true))
+        Ok((Many { followed: followed?, share: broker.outgoing.share(), turn: 0 }, true))
     })
 }
 
@@ -73,6 +74,7 @@ fn namespaces(broker: &Broker, query: &Query) -> Result<Vec<Namespace>, Refusal>
 /// The records of many namespaces, in turns.
 struct Many {
     followed: Vec<Followed>,
+    share: Share,
     /// Whose turn it is.
     turn: usize,
 }
@@ -125,7 +127,7 @@ impl Source for Many {
             let turn = self.turn;
             let followed = &mut self.followed[turn];
             if followed.frames.is_empty() {
-                followed.frames = followed.reader.read(READ_BYTES).await?.into();
+                followed.frames = self.share.read(&mut followed.reader, READ_BYTES).await?.into();
             }
             if !followed.frames.is_empty() {
                 let text = self.piece();

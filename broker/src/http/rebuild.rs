@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use wire::{Code, FRAMES_MEDIA_TYPE, Offset, Trailer};
 
 use crate::http::error::Refusal;
+use crate::http::outgoing::Share;
 use crate::http::query::{Begin, Known, Query};
 use crate::http::{media, openapi, path};
 use crate::state::Shared;
@@ -72,6 +73,7 @@ pub(crate) async fn rebuild(State(broker): Shared, uri: Uri, headers: HeaderMap)
     };
     let rebuild = Rebuild {
         reader: broker.log.reader(&namespace, from)?,
+        share: broker.outgoing.share(),
         frames: VecDeque::new(),
         next_offset: from,
         trailer,
@@ -90,6 +92,7 @@ pub(crate) async fn rebuild(State(broker): Shared, uri: Uri, headers: HeaderMap)
 /// A rebuild under way. Made piece by piece, as the client takes them.
 struct Rebuild {
     reader: Reader,
+    share: Share,
     /// What has been read and not yet sent.
     frames: VecDeque<Arc<SharedFrame>>,
     /// The offset behind the last frame that was sent.
@@ -114,7 +117,7 @@ impl Rebuild {
             return Err(io::Error::other("the broker is shutting down"));
         }
         if self.frames.is_empty() {
-            self.frames = self.reader.read(READ_BYTES).await.map_err(io::Error::other)?.into();
+            self.frames = self.share.read(&mut self.reader, READ_BYTES).await.map_err(io::Error::other)?.into();
         }
         let Some(frame) = self.take() else {
             return Err(io::Error::other(format!("no frame at offset {}", self.next_offset)));

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use crate::config::Timeouts;
+use crate::http::outgoing::Outgoing;
 use crate::server::stall::StallTimeout;
 use crate::telemetry::{Open, Responses};
 
@@ -47,12 +48,13 @@ pub(super) struct Connections {
     http: Builder<TokioExecutor>,
     router: Router,
     timeouts: Timeouts,
+    outgoing: Outgoing,
     responses: Responses,
 }
 
 impl Connections {
     /// Connections whose requests this router answers.
-    pub(super) fn new(router: Router, timeouts: Timeouts) -> Connections {
+    pub(super) fn new(router: Router, timeouts: Timeouts, outgoing: Outgoing) -> Connections {
         let mut http = Builder::new(TokioExecutor::new());
         http.http1().timer(TokioTimer::new()).header_read_timeout(timeouts.idle);
         http.http2()
@@ -63,7 +65,7 @@ impl Connections {
             .max_header_list_size(MAX_HEADER_BYTES)
             .keep_alive_interval(PING)
             .keep_alive_timeout(PING);
-        Connections { http, router, timeouts, responses: Responses::new() }
+        Connections { http, router, timeouts, outgoing, responses: Responses::new() }
     }
 
     /// Serves a connection to its end. `closing`: answer what is in flight, then end. `kill`: end.
@@ -72,7 +74,7 @@ impl Connections {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY can't be set");
         }
-        let io = TokioIo::new(StallTimeout::new(stream, self.timeouts.stall));
+        let io = TokioIo::new(StallTimeout::new(stream, self.timeouts.stall, self.outgoing.clone()));
         let asked = AtomicBool::new(false);
         let answer = service_fn(|request: Request<Incoming>| {
             asked.store(true, Ordering::Relaxed);
@@ -107,7 +109,8 @@ impl Connections {
 
     /// Answers a request; what every answer carries is added here.
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-        let mut response = self.router.clone().call(request).await?;
+        let response = self.router.clone().call(request).await?;
+        let mut response = self.outgoing.count(response).await;
         self.responses.count(response.status());
         let headers = response.headers_mut();
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

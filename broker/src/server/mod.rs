@@ -30,6 +30,7 @@ use crate::clock::SystemClock;
 use crate::config::{ServeError, ServerConfig};
 use crate::http;
 use crate::http::body::BodyBudget;
+use crate::http::outgoing::Outgoing;
 use crate::state::Broker;
 use crate::telemetry;
 use connection::Connections;
@@ -80,9 +81,11 @@ impl Server {
             closing: CancellationToken::new(),
             timeouts: config.timeouts,
             bodies: BodyBudget::default(),
+            outgoing: Outgoing::default(),
             metrics,
         });
-        let connections = Arc::new(Connections::new(http::router(&broker, cors), config.timeouts));
+        let connections =
+            Arc::new(Connections::new(http::router(&broker, cors), config.timeouts, broker.outgoing.clone()));
         Ok(Server { config, listener, address, broker, connections })
     }
 

@@ -7,21 +7,31 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
-/// A socket whose writes fail once the client has taken nothing for a while. A write that can go on
-/// costs nothing more.
+use crate::http::outgoing::{Outgoing, SHORT_STALL};
+
+/// A socket whose writes fail once the client has taken nothing for a while; for a short while only,
+/// where memory for what is being sent runs short. A write that can go on costs nothing more.
 #[derive(Debug)]
 pub(super) struct StallTimeout {
     stream: TcpStream,
     timeout: Duration,
+    outgoing: Outgoing,
     /// Runs while a write waits.
-    stalled: Option<Pin<Box<Sleep>>>,
+    stalled: Option<Stall>,
+}
+
+/// A wait for a client.
+#[derive(Debug)]
+struct Stall {
+    since: Instant,
+    sleep: Pin<Box<Sleep>>,
 }
 
 impl StallTimeout {
-    pub(super) fn new(stream: TcpStream, timeout: Duration) -> StallTimeout {
-        StallTimeout { stream, timeout, stalled: None }
+    pub(super) fn new(stream: TcpStream, timeout: Duration, outgoing: Outgoing) -> StallTimeout {
+        StallTimeout { stream, timeout, outgoing, stalled: None }
     }
 
     /// Passes on how a write went, and fails where it has waited for too long.
@@ -30,12 +40,16 @@ impl StallTimeout {
             self.stalled = None;
             return written;
         }
-        let timeout = self.timeout;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(timeout)));
-        match stalled.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(io::Error::new(ErrorKind::TimedOut, "the client takes nothing"))),
-            Poll::Pending => Poll::Pending,
+        let StallTimeout { timeout, outgoing, stalled, .. } = self;
+        let step = SHORT_STALL.min(*timeout);
+        let stall = stalled.get_or_insert_with(|| Stall { since: Instant::now(), sleep: Box::pin(sleep(step)) });
+        while stall.sleep.as_mut().poll(cx).is_ready() {
+            if stall.since.elapsed() >= *timeout || outgoing.is_short() {
+                return Poll::Ready(Err(io::Error::new(ErrorKind::TimedOut, "the client takes nothing")));
+            }
+            stall.sleep.as_mut().reset(Instant::now() + step);
         }
+        Poll::Pending
     }
 }
 

@@ -106,9 +106,7 @@ impl Broker {
 
     /// Memory that the process has resident, bytes.
     pub fn resident_bytes(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the process runs");
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+        resident_bytes_of(&format!("/proc/{}/status", self.pid()))
     }
 
     /// Ends it as a power cut would its process: no destructor, no drain.
@@ -139,6 +137,13 @@ impl Drop for Broker {
             eprintln!("--- the broker wrote ---\n{}", self.log());
         }
     }
+}
+
+/// Memory that a process has resident, bytes, from its status.
+pub fn resident_bytes_of(status: &str) -> u64 {
+    let status = std::fs::read_to_string(status).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the process runs");
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
 
 fn listening_on(line: &str) -> Option<SocketAddr> {
