@@ -10,7 +10,9 @@
 //! 9     created only:  name length u16, name, configuration as JSON
 //! ```
 
-use wire::{Draft, DraftError, Generation, NamespaceConfig, NamespaceId, NamespaceName, NewRecord, Record};
+use bytes::Bytes;
+use wire::loss::Known;
+use wire::{Draft, DraftError, Frame, Generation, NamespaceConfig, NamespaceId, NamespaceName, NewRecord, Record};
 
 const CREATED: u8 = 1;
 const DELETED: u8 = 2;
@@ -50,7 +52,8 @@ impl ControlEvent {
         Draft::of(&NewRecord::bytes(&self.encode()))
     }
 
-    fn encode(&self) -> Vec<u8> {
+    /// The value of the event's control record.
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let (event, id, generation) = match self {
             ControlEvent::Created { id, generation, .. } => (CREATED, id, generation),
             ControlEvent::Deleted { id, generation } => (DELETED, id, generation),
@@ -68,8 +71,23 @@ impl ControlEvent {
 
     /// Reads the event from a record of namespace 0.
     pub fn decode(record: &Record<'_>) -> Result<ControlEvent, ControlError> {
+        ControlEvent::of_value(record.value)
+    }
+
+    /// The events of a frame of namespace 0, in their order. A loss has those that are known to have been
+    /// lost where it stands; they are so again.
+    pub fn all_in(frame: &Frame) -> impl Iterator<Item = Result<ControlEvent, ControlError>> {
+        let restored = match frame.loss().map(|loss| loss.known) {
+            Some(Known::Events(events)) => events,
+            _ => Vec::new(),
+        };
+        let restored = restored.into_iter().map(|event: Bytes| ControlEvent::of_value(&event));
+        frame.records().map(|record| ControlEvent::decode(&record)).chain(restored)
+    }
+
+    fn of_value(value: &[u8]) -> Result<ControlEvent, ControlError> {
         let wrong = |what: &str| ControlError(what.to_owned());
-        let (fixed, rest) = record.value.split_at_checked(FIXED_BYTES).ok_or(wrong("it is cut off"))?;
+        let (fixed, rest) = value.split_at_checked(FIXED_BYTES).ok_or(wrong("it is cut off"))?;
         let [event, a, b, c, d, e, f, g, h] = *fixed else { return Err(wrong("it is cut off")) };
         let id = NamespaceId::new(u32::from_le_bytes([a, b, c, d])).ok_or(wrong("its namespace id is 2^24 or more"))?;
         let generation = u32::from_le_bytes([e, f, g, h]);

@@ -81,7 +81,7 @@ impl Shared {
 }
 
 fn deleted_in(control: &SharedFrame) -> impl Iterator<Item = NamespaceId> {
-    control.records().filter_map(|record| match ControlEvent::decode(&record) {
+    ControlEvent::all_in(control).filter_map(|event| match event {
         Ok(ControlEvent::Deleted { id, .. }) => Some(id),
         _ => None,
     })

@@ -61,8 +61,11 @@ impl ProducerState {
     }
 
     /// Takes in a batch that was judged new and is stored from `base_offset` on.
+    ///
+    /// Where batches are missing before it, they were lost. What is remembered is counted from the last
+    /// one backwards, so what came before the lost ones is forgotten with them.
     pub(crate) fn advance(&mut self, batch: &Producer, base_offset: Offset) {
-        if batch.epoch != self.epoch {
+        if batch.epoch != self.epoch || batch.sequence != self.next_sequence {
             *self = ProducerState { epoch: batch.epoch, ..ProducerState::default() };
         }
         self.next_sequence = batch.sequence + 1;
@@ -125,6 +128,21 @@ mod tests {
         state.advance(&batch(4, 0), 120);
         assert!(matches!(judge(&state, 3, 2), Err(AppendError::ProducerFenced { epoch: 4 })));
         assert!(matches!(judge(&state, 4, 0), Ok(Verdict::Duplicate(120))));
+    }
+
+    #[test]
+    fn a_batch_that_was_lost_is_never_answered_with_the_place_of_another() {
+        let mut state = ProducerState::default();
+        for (sequence, offset) in [(0, 100), (1, 110), (3, 130), (4, 140)] {
+            state.advance(&batch(0, sequence), offset);
+        }
+        let judge = |s| ProducerState::judge(Some(&state), &batch(0, s));
+        for lost in 0..3 {
+            assert!(matches!(judge(lost), Err(AppendError::ProducerForgotten { sequence }) if sequence == lost));
+        }
+        assert!(matches!(judge(3), Ok(Verdict::Duplicate(130))));
+        assert!(matches!(judge(4), Ok(Verdict::Duplicate(140))));
+        assert!(matches!(judge(5), Ok(Verdict::New)));
     }
 
     #[test]

@@ -168,7 +168,7 @@ impl Recovery<'_> {
                 Err(error) => break error.to_string(),
             }
         };
-        if !header_is_right && segment.frames() > 0 {
+        if !header_is_right && segment.end > file.base {
             return Err(damaged(file, file.base, "the segment's header is not its own").into());
         }
         self.cut_tail(&segment, applied, &stopped_by)?;

@@ -174,8 +174,8 @@ impl State {
         let missing = || ApplyError::Contradiction(format!("namespace {namespace} does not exist"));
         self.head(namespace)?.ok_or_else(missing)?.advance(frame);
         if namespace == NamespaceId::CONTROL {
-            for record in frame.records() {
-                self.apply_event(ControlEvent::decode(&record)?)?;
+            for event in ControlEvent::all_in(frame) {
+                self.apply_event(event?)?;
             }
         }
         if let Some(producer) = frame.producer() {

@@ -7,13 +7,13 @@
 //! 16   8  base           position of the segment's first frame
 //! 24   8  end            position behind its last
 //! 32   4  namespaces     how many have frames in it
-//! 36   4  frames         how many there are
+//! 36   4  frames         how many have a row below
 //! 40  24  zero
 //! 64      a row for each namespace, ascending by id:
 //!          0  4  namespace id
 //!          4  4  its first frame, counted over the rows below
 //!          8  8  base offset of that frame
-//!         a row for each frame, by namespace, then offset:
+//!         a row for each frame, by namespace, then offset; none for a loss that only fills:
 //!          0  8  base offset
 //!          8  4  position minus the segment's base
 //!         12  4  length, bytes

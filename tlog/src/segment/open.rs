@@ -65,19 +65,23 @@ impl OpenSegment {
         OpenSegment { end: file.base, file, frames: 0, namespaces: FxHashMap::default() }
     }
 
-    /// Adds the frame that stands at the segment's end.
+    /// Adds the frame that stands at the segment's end. A loss that only fills its place holds nothing
+    /// of a namespace, and nobody looks for it.
     pub(crate) fn push(&mut self, frame: &Frame) {
         debug_assert_eq!(frame.position(), self.end, "a segment has no gaps");
+        self.end = frame.end();
+        if frame.record_count() == 0 {
+            return;
+        }
         let at = (frame.position() - self.file.base) as u32;
         let entry = Entry { base_offset: frame.base_offset(), at, length: frame.len() as u32 };
         let frames = self.namespaces.entry(frame.namespace()).or_default();
         frames.entries.push(entry);
         frames.next_offset = frame.next_offset();
         self.frames += 1;
-        self.end = frame.end();
     }
 
-    /// How many frames it holds.
+    /// How many frames its index has.
     pub(crate) fn frames(&self) -> u32 {
         self.frames
     }
