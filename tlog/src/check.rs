@@ -168,6 +168,7 @@ impl PartitionCheck<'_> {
                 let existed = self.heads.insert(id, Head::empty(generation)).is_some();
                 existed.then(|| format!("namespace {id} is created and exists"))
             }
+            Ok(ControlEvent::Consumers { .. }) => None,
             Ok(ControlEvent::Deleted { id, .. }) => {
                 let existed = self.heads.remove(&id).is_some();
                 (!existed).then(|| format!("namespace {id} is deleted and does not exist"))

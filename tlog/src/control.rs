@@ -4,10 +4,11 @@
 //! The value of a control record:
 //!
 //! ```text
-//! 0  1  event          1 namespace created · 2 namespace deleted
+//! 0  1  event          1 namespace created · 2 namespace deleted · 3 an event of its consumers
 //! 1  4  namespace id
 //! 5  4  generation
 //! 9     created only:  name length u16, name, configuration as JSON
+//!       consumers':    bytes that the log keeps and does not read
 //! ```
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use wire::{Draft, DraftError, Frame, Generation, NamespaceConfig, NamespaceId, N
 
 const CREATED: u8 = 1;
 const DELETED: u8 = 2;
+const CONSUMERS: u8 = 3;
 const FIXED_BYTES: usize = 9;
 
 /// Something that happened to a namespace, other than a record.
@@ -39,6 +41,15 @@ pub enum ControlEvent {
         /// Which use of the id.
         generation: Generation,
     },
+    /// Something happened to the namespace's consumers, such as an ack.
+    Consumers {
+        /// The namespace's id.
+        id: NamespaceId,
+        /// Which use of the id.
+        generation: Generation,
+        /// What: the consumers know.
+        event: Bytes,
+    },
 }
 
 /// Why a control record could not be read.
@@ -57,14 +68,19 @@ impl ControlEvent {
         let (event, id, generation) = match self {
             ControlEvent::Created { id, generation, .. } => (CREATED, id, generation),
             ControlEvent::Deleted { id, generation } => (DELETED, id, generation),
+            ControlEvent::Consumers { id, generation, .. } => (CONSUMERS, id, generation),
         };
         let mut value = vec![event];
         value.extend_from_slice(&id.get().to_le_bytes());
         value.extend_from_slice(&generation.to_le_bytes());
-        if let ControlEvent::Created { name, config, .. } = self {
-            value.extend_from_slice(&(name.len() as u16).to_le_bytes());
-            value.extend_from_slice(name.as_bytes());
-            value.extend_from_slice(config_json(config).as_bytes());
+        match self {
+            ControlEvent::Created { name, config, .. } => {
+                value.extend_from_slice(&(name.len() as u16).to_le_bytes());
+                value.extend_from_slice(name.as_bytes());
+                value.extend_from_slice(config_json(config).as_bytes());
+            }
+            ControlEvent::Deleted { .. } => {}
+            ControlEvent::Consumers { event, .. } => value.extend_from_slice(event),
         }
         value
     }
@@ -103,6 +119,7 @@ impl ControlEvent {
             }
             DELETED if rest.is_empty() => Ok(ControlEvent::Deleted { id, generation }),
             DELETED => Err(wrong("bytes follow it")),
+            CONSUMERS => Ok(ControlEvent::Consumers { id, generation, event: Bytes::copy_from_slice(rest) }),
             _ => Err(ControlError(format!("event {event} is unknown"))),
         }
     }
@@ -134,12 +151,15 @@ mod tests {
         let created = ControlEvent::Created { id, generation: 1, name, config: NamespaceConfig::default() };
         assert_eq!(created.encode(), b"\x01\x03\x02\x01\0\x01\0\0\0\x06\0orders{\"max_record_bytes\":1048576}");
         assert_eq!(round_trip(&created), Ok(created));
+        let consumers = ControlEvent::Consumers { id, generation: 7, event: Bytes::from_static(b"ack") };
+        assert_eq!(consumers.encode(), b"\x03\x03\x02\x01\0\x07\0\0\0ack");
+        assert_eq!(round_trip(&consumers), Ok(consumers));
     }
 
     #[test]
     fn what_is_no_event_is_refused() {
         for value in
-            [&b""[..], b"\x02\0\0\0", b"\x03\0\0\0\0\0\0\0\0", b"\x02\0\0\0\0\0\0\0\0x", b"\x01\0\0\0\0\0\0\0\0\xff\0a"]
+            [&b""[..], b"\x02\0\0\0", b"\x04\0\0\0\0\0\0\0\0", b"\x02\0\0\0\0\0\0\0\0x", b"\x01\0\0\0\0\0\0\0\0\xff\0a"]
         {
             let draft = Draft::of(&NewRecord::bytes(value)).unwrap();
             assert!(ControlEvent::decode(&draft.records().next().unwrap()).is_err(), "{value:?}");

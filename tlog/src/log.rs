@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
-use wire::limits::MAX_RECORD_BYTES;
+use wire::limits::{MAX_EVENT_BYTES, MAX_RECORD_BYTES};
 use wire::{Frame, NamespaceConfig, NamespaceId, NamespaceName, Offset, Position};
 
 use crate::driver::{Driver, Turn};
@@ -168,6 +169,19 @@ impl Log {
             self.0.forget(namespace);
         }
         deleted
+    }
+
+    /// Appends an event of a namespace's consumers, such as an ack; durable when this returns (invariant
+    /// 1). It comes out of [`Log::scan`] as a control frame; answers the position behind it.
+    ///
+    /// # Errors
+    /// Where the namespace does not exist any more, and as [`Log::append`].
+    pub async fn append_event(&self, namespace: &Namespace, event: Bytes) -> Result<Position, AppendError> {
+        if event.len() > MAX_EVENT_BYTES {
+            return Err(AppendError::RecordTooLarge { bytes: event.len(), limit: MAX_EVENT_BYTES as u32 });
+        }
+        let partition = self.0.partition_of(namespace);
+        partition.ask(|reply| Request::Event { namespace: namespace.clone(), event, reply }).await
     }
 
     /// Appends a batch; durable when this returns (invariant 1).

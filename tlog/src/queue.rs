@@ -1,9 +1,10 @@
 //! What waits for the sequencer: bounded by bytes. While a write is under way the next batch gathers
 //! here, and the sequencer takes all of it at once: group commit, with no timer.
 
+use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
-use wire::{Draft, Frame, NamespaceConfig, NamespaceName, Offset, Producer};
+use wire::{Draft, Frame, NamespaceConfig, NamespaceName, Offset, Position, Producer};
 
 use crate::error::AppendError;
 use crate::namespace::Namespace;
@@ -50,6 +51,7 @@ pub(crate) enum Request {
     Append { namespace: Namespace, append: Append, reply: Reply<Stored> },
     Create { name: NamespaceName, config: NamespaceConfig, reply: Reply<Created> },
     Delete { namespace: Namespace, reply: Reply<()> },
+    Event { namespace: Namespace, event: Bytes, reply: Reply<Position> },
 }
 
 /// What a request without records counts as, bytes.
@@ -59,6 +61,7 @@ impl Request {
     fn weight(&self) -> usize {
         match self {
             Request::Append { append, .. } => REQUEST_BYTES + append.draft.len(),
+            Request::Event { event, .. } => REQUEST_BYTES + event.len(),
             Request::Create { .. } | Request::Delete { .. } => REQUEST_BYTES,
         }
     }

@@ -7,8 +7,9 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tracing::error;
-use wire::{Draft, Frame, NamespaceConfig, NamespaceId, NamespaceName, Place, Producer};
+use wire::{Draft, Frame, NamespaceConfig, NamespaceId, NamespaceName, Place, Position, Producer};
 
 use crate::control::ControlEvent;
 use crate::error::AppendError;
@@ -50,6 +51,7 @@ enum Answer {
     Append(Reply<Stored>, Result<Stored, AppendError>),
     Create(Reply<Created>, Result<Created, AppendError>),
     Delete(Reply<()>, Result<(), AppendError>),
+    Event(Reply<Position>, Result<Position, AppendError>),
 }
 
 impl Answer {
@@ -59,6 +61,7 @@ impl Answer {
             Answer::Append(reply, result) => drop(reply.send(result)),
             Answer::Create(reply, result) => drop(reply.send(result)),
             Answer::Delete(reply, result) => drop(reply.send(result)),
+            Answer::Event(reply, result) => drop(reply.send(result)),
         }
     }
 
@@ -74,6 +77,7 @@ impl Answer {
             Answer::Append(reply, result) => Answer::Append(reply, Err(error(&result, reason))),
             Answer::Create(reply, result) => Answer::Create(reply, Err(error(&result, reason))),
             Answer::Delete(reply, result) => Answer::Delete(reply, Err(error(&result, reason))),
+            Answer::Event(reply, result) => Answer::Event(reply, Err(error(&result, reason))),
         }
     }
 }
@@ -107,6 +111,7 @@ impl Sequencer {
                 Request::Append { namespace, append, reply } => Answer::Append(reply, self.append(&namespace, append)),
                 Request::Create { name, config, reply } => Answer::Create(reply, self.create(name, config)),
                 Request::Delete { namespace, reply } => Answer::Delete(reply, self.delete(&namespace)),
+                Request::Event { namespace, event, reply } => Answer::Event(reply, self.event(&namespace, event)),
             };
             self.commit.answers.push(answer);
         }
@@ -153,12 +158,23 @@ impl Sequencer {
     }
 
     fn delete(&mut self, namespace: &Namespace) -> Result<(), AppendError> {
+        self.existing(namespace)?;
+        self.place_event(&ControlEvent::Deleted { id: namespace.id(), generation: namespace.generation() }).map(drop)
+    }
+
+    fn event(&mut self, namespace: &Namespace, event: Bytes) -> Result<Position, AppendError> {
+        self.existing(namespace)?;
+        let (id, generation) = (namespace.id(), namespace.generation());
+        self.place_event(&ControlEvent::Consumers { id, generation, event })
+    }
+
+    /// That the partition takes writes, and the namespace exists.
+    fn existing(&mut self, namespace: &Namespace) -> Result<(), AppendError> {
         self.writable()?;
         match self.state.head(namespace.id())? {
-            Some(head) if head.generation == namespace.generation() => {}
-            _ => return Err(AppendError::NamespaceNotFound),
+            Some(head) if head.generation == namespace.generation() => Ok(()),
+            _ => Err(AppendError::NamespaceNotFound),
         }
-        self.place_event(&ControlEvent::Deleted { id: namespace.id(), generation: namespace.generation() })
     }
 
     fn writable(&self) -> Result<(), AppendError> {
@@ -171,9 +187,10 @@ impl Sequencer {
         Ok(())
     }
 
-    fn place_event(&mut self, event: &ControlEvent) -> Result<(), AppendError> {
+    /// Places an event, and answers the position behind it.
+    fn place_event(&mut self, event: &ControlEvent) -> Result<Position, AppendError> {
         let draft = event.draft().map_err(|error| AppendError::WriteFailed(error.to_string()))?;
-        self.place(NamespaceId::CONTROL, draft, None).map(drop)
+        self.place(NamespaceId::CONTROL, draft, None).map(|frame| frame.end())
     }
 
     /// Gives a draft the next place of its namespace and of the partition.

@@ -195,6 +195,8 @@ impl State {
                 let namespace = Namespace::new(id, generation, name.clone(), config);
                 self.changes.names.insert(name, Some(namespace));
             }
+            // What they amount to is theirs to know.
+            ControlEvent::Consumers { .. } => {}
             ControlEvent::Deleted { id, generation } => {
                 let created_now = self.changes.names.values().flatten().find(|namespace| namespace.id() == id);
                 let namespace = match created_now {

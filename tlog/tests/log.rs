@@ -5,8 +5,10 @@ mod support;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use support::{append, batch, create, open, producer, read_all, small, values};
-use tlog::{Append, AppendError, Disk, Memory, ReadError};
+use tlog::{Append, AppendError, ControlEvent, Disk, Memory, ReadError};
+use wire::limits::MAX_EVENT_BYTES;
 use wire::{NamespaceConfig, NamespaceName};
 
 #[tokio::test]
@@ -292,4 +294,27 @@ async fn time_does_not_go_back_and_a_second_process_is_told() {
     assert_eq!(times, [5_000_000, 5_000_000]);
     let second = open(dir.path(), &storage, small()).unwrap_err();
     assert_eq!(second.to_string(), format!("{} is in use by another tlog process", dir.path().display()));
+}
+
+#[tokio::test]
+async fn events_of_consumers_are_durable_control_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Arc::new(Memory::new());
+    let log = open(dir.path(), &storage, small()).unwrap();
+    let orders = create(&log, "orders").await;
+    let partition = orders.id().partition(log.partitions());
+    let before = log.watermark(partition).borrow().position;
+    let event = Bytes::from_static(b"acked 1 to 5");
+    let end = log.append_event(&orders, event.clone()).await.unwrap();
+    let too_large = log.append_event(&orders, vec![0; MAX_EVENT_BYTES + 1].into()).await;
+    assert!(matches!(too_large, Err(AppendError::RecordTooLarge { .. })));
+    log.delete(&orders).await.unwrap();
+    assert!(matches!(log.append_event(&orders, event.clone()).await, Err(AppendError::NamespaceNotFound)));
+    drop(log);
+
+    let log = open(dir.path(), &storage, small()).unwrap();
+    let frames = log.scan(partition, before).read_blocking(1).unwrap();
+    assert_eq!(frames[0].end(), end);
+    let events: Vec<_> = ControlEvent::all_in(&frames[0]).map(Result::unwrap).collect();
+    assert_eq!(events, [ControlEvent::Consumers { id: orders.id(), generation: orders.generation(), event }]);
 }

@@ -25,6 +25,9 @@ pub const MAX_BATCH_BYTES: usize = 16 << 20;
 /// Largest frame, bytes, its header included.
 pub const MAX_FRAME_BYTES: usize = crate::frame::HEADER_BYTES + MAX_BATCH_BYTES;
 
+/// Largest event of a namespace's consumers, bytes: the acks of one request, say.
+pub const MAX_EVENT_BYTES: usize = 512 << 10;
+
 /// Largest JSON body of one batch, bytes. JSON spells a batch longer than its records are: base64
 /// by a third, escapes by more.
 pub const MAX_JSON_BODY_BYTES: usize = 2 * MAX_BATCH_BYTES;
