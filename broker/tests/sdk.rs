@@ -228,7 +228,7 @@ async fn what_a_publisher_sends_is_what_a_rebuild_proves() {
             due += 1;
         }
     }
-    let (proof, info) = (*rebuild.proof().unwrap(), log.info().await.unwrap());
+    let (proof, info) = (rebuild.proof().cloned().unwrap(), log.info().await.unwrap());
     assert_eq!((proof.records, proof.chain, proof.bytes), (20_000, info.chain, info.bytes));
     let mut events = events.unwrap();
     for offset in 0..20_000 {

@@ -35,7 +35,7 @@ async fn main() -> Result<(), Error> {
     for event in followed.into_iter().take(3) {
         match event? {
             Event::Record(record) => println!("followed {:?}: {}", record.key, record.text().unwrap_or_default()),
-            Event::Reset(why) => println!("records were missed: {why}"),
+            Event::Reset(reset) => println!("records were lost: {}", reset.lost),
         }
     }
     Ok(())

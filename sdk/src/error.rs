@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use wire::json::Lost;
 use wire::{Code, DraftError, FrameError, NameError, Offset, Problem, Retry};
 
 use crate::verify::VerifyError;
@@ -74,6 +75,10 @@ pub enum Error {
         /// The offset that came.
         found: Offset,
     },
+    /// Records were lost: the log was damaged, and repaired without them. It is told once, so that
+    /// nobody takes what is left for the whole.
+    #[error("records were lost: {0}")]
+    Lost(Lost),
     /// The system gives no random numbers, and so no producer id.
     #[error("the system gives no random numbers: {0}")]
     NoRandomness(String),
@@ -99,6 +104,7 @@ impl Error {
             | Error::Frame(_)
             | Error::Verify(_)
             | Error::OffsetGap { .. }
+            | Error::Lost(_)
             | Error::NoRandomness(_)
             | Error::Closed => Retry::Never,
         }

@@ -13,8 +13,9 @@
 //!
 //! let mut events = orders.subscribe().from(StartAt::Start).open().await?;
 //! while let Some(event) = events.next().await {
-//!     if let Event::Record(record) = event? {
-//!         println!("{} {:?}", record.offset, record.text());
+//!     match event? {
+//!         Event::Record(record) => println!("{} {:?}", record.offset, record.text()),
+//!         Event::Reset(reset) => println!("lost: {}", reset.lost),
 //!     }
 //! }
 //! # Ok(())
@@ -32,13 +33,19 @@
 //! | read by object id | [`Client::object`], [`Client::previous`] |
 //! | see the stores, rebuild one | [`Client::stores`], [`Client::rebuild_store`] |
 //!
+//! The log has no silent gaps. Where a disk has lost records, and the log was repaired without them,
+//! a subscription gives an [`Event::Reset`], a page names them in [`Page::lost`], and a rebuild ends with
+//! [`Error::Lost`], unless it was told that it may go on ([`Rebuild::with_losses`]).
+//!
 //! Every [`Error`] answers whether a retry is safe: [`Error::retry`].
 
 mod backoff;
 mod client;
 mod error;
+mod event;
 mod http;
 mod keys;
+mod losses;
 mod namespace;
 mod pages;
 mod publish;
@@ -55,7 +62,9 @@ mod verify;
 pub use backoff::Backoff;
 pub use client::{Client, ClientBuilder};
 pub use error::Error;
+pub use event::Event;
 pub use keys::Range;
+pub use losses::{Losses, MAX_LOST_RANGES};
 pub use namespace::{Ensured, Namespace, NamespaceInfo};
 pub use publish::{Append, Published, Sequenced};
 pub use publisher::{Ack, Progress, Publisher, PublisherBuilder, Receipt};
@@ -63,9 +72,10 @@ pub use read::Page;
 pub use rebuild::Rebuild;
 pub use record::{Record, records};
 pub use stores::StoreInfo;
-pub use subscribe::{Event, StartAt, Subscribe, Subscription};
+pub use subscribe::{StartAt, Subscribe, Subscription};
 pub use verify::{Proof, Verified, Verifier, VerifyError};
 
+pub use wire::json::{Lost, Reset};
 pub use wire::{
     Chain, Code, Draft, DraftBuilder, Frame, Kind, NamespaceConfig, NewRecord, ObjectId, Offset, Problem, Retry, Shard,
 };

@@ -33,7 +33,7 @@ pub struct NamespaceInfo {
     pub id: u32,
     /// Which use of the id.
     pub generation: Generation,
-    /// The offset that the next record gets: as many records as there are.
+    /// The offset that the next record gets: as many records as there are, and were lost.
     pub next_offset: Offset,
     /// The chain at `next_offset`.
     #[serde(deserialize_with = "from_text", serialize_with = "as_text")]

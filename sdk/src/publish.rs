@@ -11,6 +11,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue, IF_MATCH};
 use reqwest::{Method, Request};
 use serde::Deserialize;
 use tokio::sync::oneshot;
+use wire::json::Lost;
 use wire::{Chain, Draft, FRAMES_MEDIA_TYPE, NewRecord, ObjectId, Offset};
 
 use crate::error::Error;
@@ -142,6 +143,10 @@ impl Published {
         let told = (self.next_offset.checked_sub(self.first_offset), self.ids.len());
         if told == (Some(u64::from(records)), records as usize) {
             return Ok(self);
+        }
+        if self.duplicate && self.ids.is_empty() {
+            // It was stored, and where it stood there is a loss now.
+            return Err(Error::Lost(Lost { from: self.first_offset, to: self.next_offset }));
         }
         Err(Error::Reply(format!(
             "{} ids and offsets {} to {} for {records} records",

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, HeaderMap, HeaderName, HeaderValue};
+use wire::json::Lost;
 use wire::limits::MAX_PAGE_RECORDS;
-use wire::{FRAMES_MEDIA_TYPE, FrameDecoder, Offset, StreamItem};
+use wire::{FRAMES_MEDIA_TYPE, Frame, FrameDecoder, Offset, StreamItem};
 
 use crate::error::Error;
 use crate::http::{Repeat, add_query, media_type};
@@ -14,9 +15,11 @@ use crate::record::{Record, records};
 /// Records from an offset on.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Page {
-    /// The records, in order and without a gap.
+    /// The records, in order, and without a gap but for what was lost.
     pub records: Vec<Record>,
-    /// Where to go on. Where there are no records, this is what was asked for: the head.
+    /// What was lost from where the page begins to where it ends; nothing, as a rule.
+    pub lost: Vec<Lost>,
+    /// Where to go on. Where there is nothing, this is what was asked for: the head.
     pub next_offset: Offset,
     /// The namespace's next offset as of the answer.
     pub head: Offset,
@@ -25,8 +28,8 @@ pub struct Page {
 const HEAD: HeaderName = HeaderName::from_static("tlog-head");
 
 impl Namespace {
-    /// Up to `limit` records (1 to 10,000) from an offset on; none at the head. Where there are
-    /// none, the broker waits up to `wait` (60 s at most) for the next one.
+    /// Up to `limit` records (1 to 10,000) from an offset on; none at the head. Where there is
+    /// nothing, the broker waits up to `wait` (60 s at most) for the next one.
     ///
     /// # Errors
     /// [`wire::Code::OffsetPastHead`] where the offset is behind the head.
@@ -57,9 +60,13 @@ fn head(headers: &HeaderMap) -> Result<Offset, Error> {
 fn page(body: &[u8], from: Offset, limit: usize, head: Offset) -> Result<Page, Error> {
     let mut decoder = FrameDecoder::default();
     decoder.push(body);
-    let mut page = Page { records: Vec::new(), next_offset: from, head };
+    let mut page = Page { records: Vec::new(), lost: Vec::new(), next_offset: from, head };
     while let Some(item) = decoder.next()? {
         let StreamItem::Frame(frame) = item else { continue };
+        if frame.is_loss() {
+            page.pass_loss(&frame, limit)?;
+            continue;
+        }
         for record in records(&frame).filter(|record| record.offset >= from).take(limit - page.records.len()) {
             if record.offset != page.next_offset {
                 return Err(Error::OffsetGap { expected: page.next_offset, found: record.offset });
@@ -71,5 +78,20 @@ fn page(body: &[u8], from: Offset, limit: usize, head: Offset) -> Result<Page, E
     match decoder.pending() {
         0 => Ok(page),
         cut => Err(Error::Reply(format!("a page ends within a frame, {cut} bytes are left"))),
+    }
+}
+
+impl Page {
+    /// Goes past a loss, if the page is not full: then it is the next one's.
+    fn pass_loss(&mut self, frame: &Frame, limit: usize) -> Result<(), Error> {
+        if self.records.len() == limit || frame.next_offset() <= self.next_offset {
+            return Ok(());
+        }
+        if frame.base_offset() > self.next_offset {
+            return Err(Error::OffsetGap { expected: self.next_offset, found: frame.base_offset() });
+        }
+        Lost { from: self.next_offset, to: frame.next_offset() }.push_to(&mut self.lost);
+        self.next_offset = frame.next_offset();
+        Ok(())
     }
 }

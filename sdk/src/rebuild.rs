@@ -1,6 +1,7 @@
 //! A whole namespace from the log, with proof.
 
 use reqwest::header::{ACCEPT, HeaderValue};
+use wire::json::Lost;
 use wire::{FRAMES_MEDIA_TYPE, Frame, Offset};
 
 use crate::backoff::Attempts;
@@ -11,6 +12,9 @@ use crate::verify::{Proof, Verified, Verifier, VerifyError};
 
 /// A rebuild under way: gives the namespace's frames, each verified, and at the end the proof.
 ///
+/// Where records were lost that is an error, [`Error::Lost`], told once where they stood, unless
+/// [`Rebuild::with_losses`] was called: so nobody takes what is left for the whole. To go on, call again.
+///
 /// Where the connection breaks it is opened again and goes on behind the last verified frame.
 /// The socket is read by a task of its own, so that reading and verifying overlap.
 #[derive(Debug)]
@@ -19,17 +23,25 @@ pub struct Rebuild {
     verifier: Verifier,
     stream: Option<ByteStream>,
     attempts: Attempts,
+    with_losses: bool,
 }
 
 impl Rebuild {
     pub(crate) fn new(namespace: Namespace) -> Rebuild {
         let attempts = Attempts::new(namespace.client().inner.backoff);
-        Rebuild { namespace, verifier: Verifier::new(), stream: None, attempts }
+        Rebuild { namespace, verifier: Verifier::new(), stream: None, attempts, with_losses: false }
+    }
+
+    /// Takes losses for frames: [`Rebuild::next`] gives them too, [`Frame::is_loss`] tells them from
+    /// others, and [`Proof::lost`] adds them up.
+    pub fn with_losses(self) -> Rebuild {
+        Rebuild { with_losses: true, ..self }
     }
 
     /// The next frame, or nothing once all are there and the proof holds.
     ///
     /// # Errors
+    /// [`Error::Lost`] where records were lost; what comes next is what comes behind them.
     /// [`Error::Verify`] where the frames do not prove themselves; otherwise what the broker
     /// answers, or the last failure once the client's patience is over.
     pub async fn next(&mut self) -> Result<Option<Frame>, Error> {
@@ -38,6 +50,13 @@ impl Rebuild {
                 Some(Verified::Frame(frame)) => {
                     self.attempts.succeeded();
                     return Ok(Some(frame));
+                }
+                Some(Verified::Lost(frame)) => {
+                    self.attempts.succeeded();
+                    if self.with_losses {
+                        return Ok(Some(frame));
+                    }
+                    return Err(Error::Lost(Lost { from: frame.base_offset(), to: frame.next_offset() }));
                 }
                 Some(Verified::Proof(_)) => self.stream = None,
                 None if self.verifier.proof().is_some() => return Ok(None),

@@ -38,6 +38,9 @@ impl Client {
     }
 
     /// The record before this one in its namespace and store; nothing where it is the first.
+    ///
+    /// # Errors
+    /// [`Code::ObjectLost`] where it is not the first, but the one before it was lost.
     pub async fn previous(&self, id: ObjectId) -> Result<Option<Record>, Error> {
         self.object_at(&["v1", "objects", &id.to_string(), "previous"]).await
     }

@@ -9,11 +9,12 @@ use futures::stream::{BoxStream, Stream, StreamExt, unfold};
 use reqwest::header::{ACCEPT, HeaderName, HeaderValue};
 use reqwest::{Method, Request};
 use wire::Offset;
-use wire::json::RecordJson;
+use wire::json::{RecordJson, Reset};
 
 use crate::backoff::{Attempts, Backoff};
 use crate::client::Client;
 use crate::error::Error;
+use crate::event::Event;
 use crate::http::{ByteStream, Repeat, add_query, copy};
 use crate::namespace::Namespace;
 use crate::record::Record;
@@ -31,16 +32,6 @@ pub enum StartAt {
     End,
     /// At this offset.
     Offset(Offset),
-}
-
-/// What a subscription gives.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Event {
-    /// The next record.
-    Record(Record),
-    /// The broker can't go on where the subscription was, as that part of the history is gone:
-    /// records may be missing before the next one. What the broker says of it, in JSON.
-    Reset(String),
 }
 
 /// Settings of a [`Subscription`].
@@ -151,7 +142,8 @@ impl Subscribe {
 }
 
 /// A stream of records as they are appended. It goes on by itself where a connection broke, behind
-/// the last record that it gave, and ends only after an error.
+/// the last record that it gave, and ends only after an error. Where records were lost it says so:
+/// [`Event::Reset`], also where only some keys are followed, as nobody knows whose they were.
 pub struct Subscription {
     events: BoxStream<'static, Result<Event, Error>>,
 }
@@ -267,11 +259,24 @@ impl Order {
                 Ok(Event::Record(record))
             }
             "reset" => {
-                self.due.clear();
-                Ok(Event::Reset(event.data))
+                let reset = serde_json::from_str::<Reset>(&event.data);
+                let reset = reset.map_err(|error| Error::Reply(format!("a reset: {error}")))?;
+                self.pass(&reset)?;
+                Ok(Event::Reset(reset))
             }
             name => Err(Error::Reply(format!("an event of the unknown name {name:?}"))),
         }
+    }
+
+    /// Goes past what was lost. It may begin before what is due, as frames come whole.
+    fn pass(&mut self, reset: &Reset) -> Result<(), Error> {
+        let (from, to) = (reset.lost.from, reset.lost.to);
+        let due = self.due.insert(reset.namespace.clone(), to).unwrap_or(from);
+        let is_gap = from > due && !self.filtered;
+        if is_gap || to <= due {
+            return Err(Error::OffsetGap { expected: due, found: from });
+        }
+        Ok(())
     }
 
     fn take(&mut self, record: &Record) -> Result<(), Error> {

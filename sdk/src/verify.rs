@@ -6,12 +6,23 @@
 //! | nothing is damaged | every frame's CRC and structure |
 //! | nothing is missing, twice, or out of order | offsets are contiguous from 0 |
 //! | ids are true | shard is the first byte of BLAKE3(key or value); counters are contiguous from 1 in each shard |
+//! | losses are told | where frames were lost a loss has their offsets, and says where counters go on |
 //! | it is one namespace | id and generation never change |
 //! | it is what the server has | the chain, made from the bytes, is that of each frame, and of the trailer |
 //! | it is whole | the trailer names the offset, frame count and chain that were reached |
+//!
+//! Behind a loss the chain is taken at its word, once: what it was made from is gone. A counter that the
+//! loss lists goes on there; any other may have gone on as far as the loss says, and is known again with
+//! its next record.
 
+use wire::json::Lost;
 use wire::limits::SHARDS;
-use wire::{Chain, Frame, FrameDecoder, FrameError, Generation, NamespaceId, ObjectId, Offset, StreamItem, Trailer};
+use wire::loss::Known;
+use wire::{
+    Chain, Frame, FrameDecoder, FrameError, Generation, NamespaceId, ObjectId, Offset, Shard, StreamItem, Trailer,
+};
+
+use crate::losses::Losses;
 
 /// Why frames do not prove themselves.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -61,6 +72,18 @@ pub enum VerifyError {
         /// The id that it has.
         found: ObjectId,
     },
+    /// A loss takes a counter back, so that ids would come again.
+    #[error("behind offset {at}: a loss takes the counter of shard {shard} from {known} back to {found}")]
+    Counter {
+        /// The offset up to which all was well.
+        at: Offset,
+        /// The shard.
+        shard: Shard,
+        /// The last counter that was seen.
+        known: u32,
+        /// What the loss says.
+        found: u32,
+    },
     /// The chain that the bytes make is another than the frame or trailer says.
     #[error("at offset {at} the chain is {actual}, not {found}")]
     Chain {
@@ -90,8 +113,8 @@ pub enum VerifyError {
     },
 }
 
-/// What has been proved: whoever holds the same chain holds the same records.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// What has been proved: whoever holds the same chain, and has lost nothing, holds the same records.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Proof {
     /// The namespace's id.
     pub namespace: NamespaceId,
@@ -99,7 +122,9 @@ pub struct Proof {
     pub generation: Generation,
     /// How many records there are.
     pub records: u64,
-    /// In how many frames.
+    /// What was lost before, and so is not among them.
+    pub lost: Losses,
+    /// In how many frames; a loss is one.
     pub frames: u64,
     /// Bytes of those frames.
     pub bytes: u64,
@@ -128,6 +153,8 @@ impl Proof {
 pub enum Verified {
     /// The next frame; all up to its end is proved.
     Frame(Frame),
+    /// A loss: the frame that stands where others were lost. It has their offsets, and no records.
+    Lost(Frame),
     /// The end, and with it the proof of the whole.
     Proof(Proof),
 }
@@ -143,11 +170,32 @@ pub struct Verifier {
     chain: Chain,
     frames: u64,
     bytes: u64,
-    /// The last counter of each shard.
-    counters: Box<[u32; SHARDS]>,
+    counters: Box<[Counter; SHARDS]>,
+    losses: Losses,
     /// Where this stream began, and how many frames had come before.
     stream: (Offset, u64),
     proof: Option<Proof>,
+}
+
+/// What is known of the counter of a shard.
+#[derive(Clone, Copy, Default, Debug)]
+struct Counter {
+    /// That of its last record, as far as it is known.
+    last: u32,
+    /// By how many it may have gone on since, in what was lost.
+    lost: u32,
+}
+
+impl Counter {
+    /// Whether this may be the next, and takes it.
+    fn take(&mut self, next: u32) -> bool {
+        let Some(first) = self.last.checked_add(1) else { return false };
+        let may_be = (first..=first.saturating_add(self.lost)).contains(&next);
+        if may_be {
+            *self = Counter { last: next, lost: 0 };
+        }
+        may_be
+    }
 }
 
 impl Default for Verifier {
@@ -166,7 +214,8 @@ impl Verifier {
             chain: Chain::EMPTY,
             frames: 0,
             bytes: 0,
-            counters: Box::new([0; SHARDS]),
+            counters: Box::new([Counter::default(); SHARDS]),
+            losses: Losses::default(),
             stream: (0, 0),
             proof: None,
         }
@@ -202,11 +251,11 @@ impl Verifier {
             None => Ok(None),
             Some(StreamItem::Frame(frame)) => {
                 self.frame(&frame)?;
-                Ok(Some(Verified::Frame(frame)))
+                Ok(Some(if frame.is_loss() { Verified::Lost(frame) } else { Verified::Frame(frame) }))
             }
             Some(StreamItem::Trailer(trailer)) => {
                 let proof = self.trailer(&trailer)?;
-                self.proof = Some(proof);
+                self.proof = Some(proof.clone());
                 Ok(Some(Verified::Proof(proof)))
             }
         }
@@ -218,8 +267,8 @@ impl Verifier {
     /// [`VerifyError::CutOff`] where no trailer has come, [`VerifyError::Trailing`] where more than
     /// that has.
     pub fn end(&self) -> Result<Proof, VerifyError> {
-        match (self.proof, self.decoder.pending()) {
-            (Some(proof), 0) => Ok(proof),
+        match (&self.proof, self.decoder.pending()) {
+            (Some(proof), 0) => Ok(proof.clone()),
             (Some(_), trailing) => Err(VerifyError::Trailing(trailing)),
             (None, _) => Err(VerifyError::CutOff { at: self.next_offset }),
         }
@@ -237,15 +286,16 @@ impl Verifier {
         if frame.base_offset() != self.next_offset {
             return Err(VerifyError::Offset { expected: self.next_offset, found: frame.base_offset() });
         }
-        let (found, actual) = (frame.chain(), frame.chain_after(&self.chain));
-        if found != actual {
+        if !frame.continues(&self.chain) {
+            let (found, actual) = (frame.chain(), frame.chain_after(&self.chain));
             return Err(VerifyError::Chain { at: frame.next_offset(), found, actual });
         }
         // Ids come last: what they change is not taken back when something else is wrong.
         self.ids(frame)?;
+        self.loss(frame)?;
         self.identity = Some((frame.namespace(), frame.generation()));
         self.next_offset = frame.next_offset();
-        self.chain = actual;
+        self.chain = frame.chain();
         self.frames += 1;
         self.bytes += frame.len() as u64;
         Ok(())
@@ -258,12 +308,31 @@ impl Verifier {
                 return Err(VerifyError::Shard { offset, id: found });
             }
             let counter = &mut self.counters[usize::from(found.shard().0)];
-            if counter.checked_add(1) != Some(found.counter()) {
-                let expected = ObjectId::new(found.shard(), frame.namespace(), counter.wrapping_add(1));
+            if !counter.take(found.counter()) {
+                let expected = ObjectId::new(found.shard(), frame.namespace(), counter.last.wrapping_add(1));
                 return Err(VerifyError::Id { offset, expected, found });
             }
-            *counter += 1;
         }
+        Ok(())
+    }
+
+    fn loss(&mut self, frame: &Frame) -> Result<(), VerifyError> {
+        let Some(loss) = frame.loss() else { return Ok(()) };
+        if let Known::Counters { unlisted, listed } = loss.known {
+            for (shard, found) in &listed {
+                let Counter { last: known, .. } = self.counters[usize::from(shard.0)];
+                if *found < known {
+                    return Err(VerifyError::Counter { at: self.next_offset, shard: *shard, known, found: *found });
+                }
+            }
+            for counter in self.counters.iter_mut() {
+                counter.lost = counter.lost.saturating_add(unlisted);
+            }
+            for (shard, last) in listed {
+                self.counters[usize::from(shard.0)] = Counter { last, lost: 0 };
+            }
+        }
+        self.losses.add(Lost { from: frame.base_offset(), to: frame.next_offset() });
         Ok(())
     }
 
@@ -282,7 +351,8 @@ impl Verifier {
         Ok(Proof {
             namespace: trailer.namespace,
             generation: trailer.generation,
-            records: self.next_offset,
+            records: self.next_offset - self.losses.records(),
+            lost: self.losses.clone(),
             frames: self.frames,
             bytes: self.bytes,
             next_offset: self.next_offset,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use proptest::prelude::*;
-use sdk::{Backoff, Client, Error, Event, Namespace, Retry, StartAt, Subscribe, Subscription};
+use sdk::{Backoff, Client, Error, Event, Lost, Namespace, Retry, StartAt, Subscribe, Subscription};
 use support::fake::Fake;
 use support::{Log, batch};
 
@@ -43,7 +43,7 @@ async fn a_rebuild_goes_on_where_it_broke_off() {
     }
     assert_eq!(values, (0..15).map(|number| format!("value {number}")).collect::<Vec<_>>());
     assert_eq!(fake.inner().rebuilt_from, [0, 0, 3, 15]);
-    let proof = *rebuild.proof().unwrap();
+    let proof = rebuild.proof().cloned().unwrap();
     assert_eq!((proof.records, proof.frames, proof.chain), (15, 5, fake.inner().log.chain()));
 }
 
@@ -105,21 +105,107 @@ async fn a_gap_or_a_repeat_is_an_error() {
     }
 }
 
+/// A log of six frames of three records; the second and third are lost, and the fifth.
+fn lossy() -> Log {
+    let mut log = Log::with(6, 3);
+    log.lose(1..3);
+    log.lose(3..4);
+    log
+}
+
+const LOST: [Lost; 2] = [Lost { from: 3, to: 9 }, Lost { from: 12, to: 15 }];
+
 #[tokio::test]
 async fn a_reset_is_told_and_offsets_go_on_from_there() {
-    let mut log = Log::with(3, 2);
-    log.frames.remove(0);
-    let fake = Fake::start(log).await;
-    fake.inner().before_events = "event: reset\ndata: {\"next_offset\":2}\n\n".into();
-    let mut subscription = subscribe(&fake).from(StartAt::Start).open().await.unwrap();
+    let fake = Fake::start(lossy()).await;
+    for subscribe in [subscribe(&fake), subscribe(&fake).key("none")] {
+        let subscription = subscribe.from(StartAt::Start).open().await.unwrap();
+        let events: Vec<Event> = subscription.take(11).map(Result::unwrap).collect().await;
+        assert_eq!((&events[3], &events[7]), (&Event::Reset(LOST[0].reset()), &Event::Reset(LOST[1].reset())));
+        let records = events.iter().filter_map(|event| match event {
+            Event::Record(record) => Some(record.offset),
+            Event::Reset(_) => None,
+        });
+        assert_eq!(records.collect::<Vec<_>>(), [0, 1, 2, 9, 10, 11, 15, 16, 17]);
+    }
+    // Within a loss: what is ahead of it is told.
+    let mut subscription = subscribe(&fake).from(StartAt::Offset(7)).open().await.unwrap();
     let reset = subscription.next().await.unwrap().unwrap();
-    assert_eq!(reset, Event::Reset("{\"next_offset\":2}".into()));
-    assert_eq!(offsets(&mut subscription, 4).await, [2, 3, 4, 5]);
+    assert_eq!(reset, Event::Reset(Lost { from: 7, to: 9 }.reset()));
+    assert_eq!(offsets(&mut subscription, 3).await, [9, 10, 11]);
+}
+
+#[tokio::test]
+async fn a_reset_that_leaves_a_gap_or_goes_back_is_an_error() {
+    for (reset, expected, found) in [("\"from\":1,\"to\":3", 0, 1), ("\"from\":0,\"to\":0", 0, 0)] {
+        let fake = Fake::start(Log::with(3, 2)).await;
+        fake.inner().before_events = format!("event: reset\ndata: {{{reset},\"reason\":\"lost\"}}\n\n");
+        let mut subscription = subscribe(&fake).from(StartAt::Start).open().await.unwrap();
+        let error = subscription.next().await.unwrap().unwrap_err();
+        assert!(matches!(error, Error::OffsetGap { expected: e, found: f } if (e, f) == (expected, found)), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_rebuild_ends_at_a_loss_unless_it_may_go_on() {
+    let fake = Fake::start(lossy()).await;
+    let error = namespace(&fake).rebuild().finish().await.unwrap_err();
+    assert!(matches!(error, Error::Lost(lost) if lost == LOST[0]), "{error:?}");
+    assert_eq!((error.retry(), error.to_string()), (Retry::Never, "records were lost: offsets 3 to 8".to_owned()));
+
+    // Told, it goes on to the next one.
+    let mut rebuild = namespace(&fake).rebuild();
+    let (mut begins, mut lost) = (Vec::new(), Vec::new());
+    loop {
+        match rebuild.next().await {
+            Ok(Some(frame)) => begins.push(frame.base_offset()),
+            Ok(None) => break,
+            Err(Error::Lost(range)) => lost.push(range),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!((begins, lost), (vec![0, 9, 15], LOST.to_vec()));
+    let proof = rebuild.proof().cloned().unwrap();
+    assert_eq!((proof.records, proof.frames, proof.lost.named()), (9, 5, &LOST[..]));
+
+    // In the middle of a loss, and right behind it.
+    let log = fake.inner().log.clone();
+    let end = log.frames[0].len() + log.frames[1].len();
+    fake.inner().cuts = [end - 1, log.frames[1].len()].into();
+    assert_eq!(namespace(&fake).rebuild().with_losses().finish().await.unwrap(), proof);
+    assert_eq!(fake.inner().rebuilt_from[2..], [0, 3, 9]);
+}
+
+#[tokio::test]
+async fn a_page_tells_what_is_lost_in_it() {
+    let fake = Fake::start(lossy()).await;
+    let read = async |from, limit| {
+        let page = namespace(&fake).read(from, limit, Duration::ZERO).await.unwrap();
+        let offsets: Vec<u64> = page.records.iter().map(|record| record.offset).collect();
+        (offsets, page.lost, page.next_offset)
+    };
+    let some = |from, to| vec![Lost { from, to }];
+    assert_eq!(read(1, 100).await, (vec![1, 2, 9, 10, 11, 15, 16, 17], LOST.to_vec(), 18));
+    assert_eq!(read(0, 3).await, (vec![0, 1, 2], vec![], 3));
+    assert_eq!(read(3, 2).await, (vec![9, 10], some(3, 9), 11));
+    assert_eq!(read(5, 3).await, (vec![9, 10, 11], some(5, 9), 12));
+    fake.inner().log.frames.truncate(4);
+    assert_eq!(read(14, 3).await, (vec![], some(14, 15), 15));
+    // Two that touch are one; a hole beside them is an error.
+    let mut log = Log::with(3, 2);
+    log.lose(0..1);
+    log.lose(1..2);
+    let fake = Fake::start(log).await;
+    let page = namespace(&fake).read(1, 9, Duration::ZERO).await.unwrap();
+    assert_eq!((page.lost, page.records.len()), (some(1, 4), 2));
+    fake.inner().log.frames.remove(0);
+    let error = namespace(&fake).read(1, 9, Duration::ZERO).await.unwrap_err();
+    assert!(matches!(error, Error::OffsetGap { expected: 1, found: 2 }), "{error}");
 }
 
 #[tokio::test]
 async fn an_event_that_makes_no_sense_is_an_error() {
-    for event in ["data: {}\n\n", "data: x\n\n", "event: other\ndata: {}\n\n"] {
+    for event in ["data: {}\n\n", "data: x\n\n", "event: other\ndata: {}\n\n", "event: reset\ndata: {}\n\n"] {
         let fake = Fake::start(Log::default()).await;
         fake.inner().before_events = event.into();
         let mut subscription = subscribe(&fake).from(StartAt::Start).open().await.unwrap();

@@ -4,9 +4,10 @@
 mod support;
 
 use proptest::prelude::*;
-use sdk::{Frame, Proof, Verified, Verifier, VerifyError};
+use sdk::{Frame, Lost, Proof, Verified, Verifier, VerifyError};
 use support::{Log, batch};
-use wire::{Chain, NamespaceId, Trailer};
+use wire::loss::Known;
+use wire::{Chain, Draft, NamespaceId, NewRecord, Shard, Trailer};
 
 /// Where a record's shard stands in a frame of which it is the first.
 const FIRST_SHARD_AT: usize = wire::frame::HEADER_BYTES + 12;
@@ -67,8 +68,101 @@ fn the_proofs_own_trailer_closes_a_copy() {
 }
 
 #[test]
+fn what_is_lost_is_a_part_of_the_proof() {
+    let mut log = Log::with(6, 4);
+    let (bytes, chain) = (log.frames.iter().map(|frame| frame.len() as u64).sum::<u64>(), log.chain());
+    log.lose(1..3);
+    log.lose(3..4);
+    let proof = verify(&log.stream(0)).unwrap();
+    assert_eq!((proof.records, proof.next_offset, proof.frames, proof.bytes), (12, 24, 5, bytes));
+    assert_eq!((proof.lost.records(), proof.lost.ranges()), (12, 2));
+    assert_eq!(proof.lost.named(), [Lost { from: 4, to: 12 }, Lost { from: 16, to: 20 }]);
+    assert_eq!(proof.chain, chain, "what came behind the loss has the chain that it had");
+    assert_eq!(verify(&stream(&log.frames, &proof.trailer())).unwrap(), proof);
+
+    // At the end there is no chain but that of what comes next.
+    log.lose(4..5);
+    let proof = verify(&log.stream(0)).unwrap();
+    assert_eq!(
+        (proof.lost.named(), proof.chain),
+        (&[Lost { from: 4, to: 12 }, Lost { from: 16, to: 24 }][..], Chain::EMPTY)
+    );
+    log.append(batch(24, 4), None);
+    log.lose(0..1);
+    let proof = verify(&log.stream(0)).unwrap();
+    assert_eq!(proof.lost.named(), [Lost { from: 0, to: 12 }, Lost { from: 16, to: 24 }]);
+    assert_eq!((proof.records, proof.lost.to_string()), (8, "offsets 0 to 11, offsets 16 to 23".to_owned()));
+}
+
+/// Frames of one record each, all of one key, and so of one shard.
+fn of_one_shard(frames: usize) -> (Log, Shard) {
+    let mut log = Log::default();
+    for number in 0..frames {
+        log.append(Draft::of(&NewRecord::text(&number.to_string()).with_key("k")).unwrap(), None);
+    }
+    (log, Shard::of(Some("k"), b""))
+}
+
+#[test]
+fn behind_a_loss_a_counter_is_where_the_loss_says() {
+    let lost = |known: Known, length: usize| {
+        let (mut log, _) = of_one_shard(8);
+        log.lose_all_but(2..2 + length, known);
+        verify(&log.stream(0))
+    };
+    let (_, shard) = of_one_shard(0);
+    let listed = |counter| Known::Counters { unlisted: 0, listed: vec![(shard, counter)] };
+    assert!(lost(listed(5), 3).is_ok());
+    for wrong in [2, 4, 6] {
+        let caught = lost(listed(wrong), 3);
+        assert!(matches!(caught, Err(VerifyError::Id { offset: 5, .. })), "{wrong}: {caught:?}");
+    }
+    let caught = lost(listed(1), 3);
+    assert!(matches!(caught, Err(VerifyError::Counter { at: 2, known: 2, found: 1, .. })), "{caught:?}");
+    // Not listed, it may have gone on so far, and no further; and not at all where nothing may have.
+    let unlisted = |unlisted| Known::Counters { unlisted, listed: vec![(Shard(shard.0 ^ 1), 9)] };
+    assert!(lost(unlisted(3), 3).is_ok() && lost(unlisted(u32::MAX), 3).is_ok());
+    for few in [0, 2] {
+        assert!(matches!(lost(unlisted(few), 3), Err(VerifyError::Id { offset: 5, .. })), "{few}");
+    }
+}
+
+#[test]
+fn a_counter_is_known_again_with_its_next_record() {
+    let known = Known::Counters { unlisted: 3, listed: Vec::new() };
+    let (mut log, _) = of_one_shard(8);
+    log.lose_all_but(2..5, known.clone());
+    // The second frame behind the loss is gone, and nothing says so but its offset.
+    let mut skipped = log.frames.clone();
+    let behind = skipped.remove(4);
+    let forged = forged(&skipped[4], &skipped[3].chain(), |bytes| bytes[72] = behind.base_offset() as u8);
+    skipped.truncate(4);
+    let trailer = Trailer { next_offset: forged.next_offset(), frames: 5, chain: forged.chain(), ..log.trailer(0) };
+    skipped.push(forged);
+    let caught = verify(&stream(&skipped, &trailer));
+    assert!(matches!(caught, Err(VerifyError::Id { offset: 6, .. })), "{caught:?}");
+}
+
+#[test]
+fn behind_a_loss_one_chain_is_taken_at_its_word_and_the_next_is_not() {
+    let mut log = Log::with(4, 2);
+    log.lose(0..1);
+    log.frames[1] = forged(&log.frames[1], &Chain([7; 32]), |_| {});
+    let caught = verify(&log.stream(0));
+    assert!(matches!(caught, Err(VerifyError::Chain { at: 6, .. })), "{caught:?}");
+    log.frames[2] = forged(&log.frames[2], &log.frames[1].chain(), |_| {});
+    log.frames[3] = forged(&log.frames[3], &log.frames[2].chain(), |_| {});
+    assert!(verify(&log.stream(0)).is_ok());
+    // It is a loss that allows it, not a gap.
+    log.frames.remove(0);
+    assert_eq!(verify(&log.stream(0)), Err(VerifyError::Offset { expected: 0, found: 2 }));
+}
+
+#[test]
 fn any_flipped_bit_is_caught() {
-    let good = Log::with(3, 4).stream(0);
+    let mut log = Log::with(4, 3);
+    log.lose(1..2);
+    let good = log.stream(0);
     for bit in 0..good.len() * 8 {
         let mut bad = good.clone();
         bad[bit / 8] ^= 1 << (bit % 8);
@@ -216,5 +310,51 @@ proptest! {
         verifier.push(&log.stream(verifier.next_offset()));
         while verifier.next().unwrap().is_some() {}
         prop_assert_eq!(verifier.end(), verify(&log.stream(0)));
+    }
+
+    #[test]
+    fn whatever_is_lost_is_told_and_all_else_is_there(
+        frames in 1usize..9,
+        records in 1usize..5,
+        losses in prop::collection::vec((any::<prop::sample::Index>(), 1usize..4, any::<bool>()), 0..4),
+        breaks: Vec<prop::sample::Index>,
+    ) {
+        let whole = Log::with(frames, records);
+        let mut log = whole.clone();
+        for (at, length, is_known) in losses {
+            let at = at.index(log.frames.len());
+            let range = at..log.frames.len().min(at + length);
+            // What was lost already is not lost twice: nobody knows its counters.
+            if log.frames[range.clone()].iter().any(Frame::is_loss) {
+                continue;
+            }
+            let unlisted = (range.len() * records) as u32;
+            match is_known {
+                true => log.lose(range),
+                false => log.lose_all_but(range, Known::Counters { unlisted, listed: Vec::new() }),
+            }
+        }
+        let (mut verifier, mut offsets, mut lost) = (Verifier::new(), Vec::new(), Vec::new());
+        for at in breaks.into_iter().map(Some).chain([None]) {
+            let bytes = log.stream(verifier.next_offset());
+            verifier.push(&bytes[..at.map_or(bytes.len(), |at| at.index(bytes.len()))]);
+            while let Some(verified) = verifier.next().unwrap() {
+                match verified {
+                    Verified::Frame(frame) => offsets.extend(frame.records().map(|record| record.offset)),
+                    Verified::Lost(frame) => lost.extend(frame.base_offset()..frame.next_offset()),
+                    Verified::Proof(_) => {}
+                }
+            }
+            if at.is_some() {
+                verifier.resume();
+            }
+        }
+        let proof = verifier.end().unwrap();
+        prop_assert_eq!(&proof, &verify(&log.stream(0)).unwrap());
+        prop_assert_eq!((proof.records, proof.lost.records()), (offsets.len() as u64, lost.len() as u64));
+        prop_assert_eq!(proof.lost.named().iter().flat_map(|lost| lost.from..lost.to).collect::<Vec<_>>(), lost.clone());
+        let mut all = [offsets, lost].concat();
+        all.sort_unstable();
+        prop_assert_eq!(all, (0..whole.next_offset()).collect::<Vec<_>>());
     }
 }

@@ -65,6 +65,7 @@ codes! {
     NamespaceNotFound   "namespace-not-found"   404 Never   "The namespace does not exist"
     KeyNotFound         "key-not-found"         404 Never   "The key has no value"
     ObjectNotFound      "object-not-found"      404 Never   "No object has this id"
+    ObjectLost          "object-lost"           404 Never   "The object was lost when the log was damaged"
     MethodNotAllowed    "method-not-allowed"    405 Never   "This address does not take this method"
     NotAcceptable       "not-acceptable"        406 Never   "None of the accepted media types can be answered"
     RequestTimeout      "request-timeout"       408 Unknown "The request did not arrive in time"

@@ -8,8 +8,17 @@
 //! bytes under `value_base64`, a tombstone as `"value":null,"tombstone":true`. `key` and `headers`
 //! are left out where there are none. A followed record says its `namespace` where a connection
 //! carries more than one.
+//!
+//! Where records were lost, a reset says so among them, in the order of offsets: in a stream of events
+//! as the event `reset`, in NDJSON on a line of its own, under that name:
+//!
+//! ```text
+//! {"from":40,"to":52,"reason":"lost"}              12 offsets, 40 to 51, have no record any more
+//! {"reset":{"from":40,"to":52,"reason":"lost"}}    the same as a line
+//! ```
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -137,4 +146,65 @@ pub struct RecordJson {
 /// Takes a value that is there, `null` too: left to itself, an `Option` takes that for nothing.
 fn present<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Box<RawValue>>, D::Error> {
     Box::<RawValue>::deserialize(value).map(Some)
+}
+
+/// A range of offsets whose records were lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// The first offset.
+    pub from: Offset,
+    /// The offset behind the last: where records go on.
+    pub to: Offset,
+}
+
+/// That records are missing, where they would stand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reset {
+    /// The namespace, where the connection carries more than one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Which.
+    #[serde(flatten)]
+    pub lost: Lost,
+    /// Why; so far always [`REASON_LOST`].
+    pub reason: String,
+}
+
+/// A reset as a line of NDJSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResetLine {
+    /// The reset.
+    pub reset: Reset,
+}
+
+/// The reason of a reset: the records' bytes were damaged, and the log was repaired without them.
+pub const REASON_LOST: &str = "lost";
+
+impl Lost {
+    /// How many records they are.
+    pub fn records(&self) -> u64 {
+        self.to.saturating_sub(self.from)
+    }
+
+    /// Adds a range to those before it; one that begins where the last ends makes that longer.
+    pub fn push_to(self, ranges: &mut Vec<Lost>) {
+        match ranges.last_mut() {
+            Some(last) if last.to == self.from => last.to = self.to,
+            _ => ranges.push(self),
+        }
+    }
+
+    /// The reset that tells of them.
+    pub fn reset(self) -> Reset {
+        Reset { namespace: None, lost: self, reason: REASON_LOST.to_owned() }
+    }
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.records() {
+            0 | 1 => write!(f, "offset {}", self.from),
+            _ => write!(f, "offsets {} to {}", self.from, self.to - 1),
+        }
+    }
 }

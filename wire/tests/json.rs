@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
 use serde_json::Value;
 use strategies::{batches, frame_of, places};
-use wire::json::{Lines, RecordJson, time_text, write_record};
+use wire::json::{Lines, Lost, RecordJson, Reset, ResetLine, time_text, write_record};
 use wire::{Chain, Draft, Frame, Kind, NamespaceId, NewRecord, Place, Record};
 
 proptest! {
@@ -53,6 +53,28 @@ proptest! {
             .map(|line| serde_json::from_slice::<RecordJson>(line).unwrap().offset)
             .collect();
         prop_assert_eq!(offsets, (frame.base_offset()..frame.next_offset()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn any_reset_comes_back_from_its_json(from: u64, to: u64, reason: String, namespace: Option<String>) {
+        let line = ResetLine { reset: Reset { namespace, lost: Lost { from, to }, reason } };
+        let text = serde_json::to_string(&line).unwrap();
+        prop_assert!(!text.contains(['\r', '\n']));
+        prop_assert_eq!(serde_json::from_str::<ResetLine>(&text).unwrap(), line);
+    }
+
+    #[test]
+    fn adjacent_ranges_are_one(lengths in proptest::collection::vec((0_u64..3, 1_u64..9), 0..20)) {
+        let (mut ranges, mut at) = (Vec::new(), 0);
+        let mut lost = Vec::new();
+        for (gap, length) in lengths {
+            let range = Lost { from: at + gap, to: at + gap + length };
+            range.push_to(&mut ranges);
+            lost.extend(range.from..range.to);
+            at = range.to;
+        }
+        prop_assert!(ranges.is_sorted_by(|before, after| before.to < after.from));
+        prop_assert_eq!(ranges.iter().flat_map(|range| range.from..range.to).collect::<Vec<_>>(), lost);
     }
 
     #[test]
@@ -137,4 +159,17 @@ fn json_that_few_can_hold_is_shown_as_it_was_written() {
         let json: RecordJson = serde_json::from_str(&shown(&record)).unwrap();
         assert_eq!(json.value.unwrap().get(), published);
     }
+}
+
+#[test]
+fn a_reset_as_it_is_spelled() {
+    let mut reset = Lost { from: 40, to: 52 }.reset();
+    let text = |reset: &Reset| serde_json::to_string(reset).unwrap();
+    assert_eq!(text(&reset), r#"{"from":40,"to":52,"reason":"lost"}"#);
+    let line = serde_json::to_string(&ResetLine { reset: reset.clone() }).unwrap();
+    assert_eq!(line, r#"{"reset":{"from":40,"to":52,"reason":"lost"}}"#);
+    reset.namespace = Some("a\"b".into());
+    assert_eq!(text(&reset), r#"{"namespace":"a\"b","from":40,"to":52,"reason":"lost"}"#);
+    assert_eq!(reset.lost.to_string(), "offsets 40 to 51");
+    assert_eq!((Lost { from: 7, to: 8 }).to_string(), "offset 7");
 }

@@ -12,7 +12,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures::StreamExt;
 use tokio::sync::watch;
-use wire::json::{Lines, time_text, write_record};
+use wire::json::{Lines, Lost, time_text, write_record};
 use wire::{Code, Draft, FRAMES_MEDIA_TYPE, Frame, Problem, Producer, ProducerId};
 
 use super::Log;
@@ -207,6 +207,11 @@ async fn events(State(fake): Shared, headers: HeaderMap, Query(parameters): Para
 fn events_text(log: &Log, from: u64) -> Vec<u8> {
     let mut text = Vec::new();
     for frame in log.from(from) {
+        if frame.is_loss() {
+            let lost = Lost { from: frame.base_offset().max(from), to: frame.next_offset() };
+            let reset = serde_json::to_string(&lost.reset()).unwrap();
+            text.extend_from_slice(format!("event: reset\nid: {}\ndata: {reset}\n\n", lost.to - 1).as_bytes());
+        }
         for record in frame.records().filter(|record| record.offset >= from) {
             text.extend_from_slice(format!("id: {}\ndata: ", record.offset).as_bytes());
             write_record(&mut text, &record, &time_text(record.time_micros), None, Lines::Fold).unwrap();

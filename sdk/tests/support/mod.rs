@@ -3,9 +3,11 @@
 
 pub mod fake;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
-use wire::{Chain, Draft, DraftBuilder, Frame, NamespaceId, NewRecord, Place, Producer, Shard, Trailer};
+use wire::loss::Known;
+use wire::{Chain, Draft, DraftBuilder, Frame, Loss, NamespaceId, NewRecord, Place, Producer, Shard, Trailer};
 
 /// A namespace's log in memory: gives drafts their place, as a sequencer does.
 #[derive(Clone, Debug)]
@@ -63,6 +65,33 @@ impl Log {
         });
         self.frames.push(frame.clone());
         frame
+    }
+
+    /// Loses frames: one stands in their place that knows where their counters went.
+    pub fn lose(&mut self, frames: Range<usize>) {
+        let mut listed = BTreeMap::new();
+        for record in self.frames[frames.clone()].iter().flat_map(Frame::records) {
+            listed.insert(record.id.shard().0, record.id.counter());
+        }
+        let listed = listed.into_iter().map(|(shard, counter)| (Shard(shard), counter)).collect();
+        self.lose_all_but(frames, Known::Counters { unlisted: 0, listed });
+    }
+
+    /// Loses frames, of which no more is known than this.
+    pub fn lose_all_but(&mut self, frames: Range<usize>, known: Known) {
+        let lost = &self.frames[frames.clone()];
+        let (first, last) = (&lost[0], &lost[lost.len() - 1]);
+        let loss = Loss {
+            position: first.position(),
+            length: lost.iter().map(Frame::len).sum::<usize>().max(known.loss_bytes()),
+            namespace: self.namespace,
+            generation: self.generation,
+            base_offset: first.base_offset(),
+            count: (last.next_offset() - first.base_offset()) as u32,
+            time_micros: first.time_micros(),
+            known,
+        };
+        self.frames.splice(frames, [loss.encode().unwrap()]);
     }
 
     /// The trailer of a stream that began at `first_offset`.
