@@ -96,7 +96,7 @@ impl OffsetRow {
     /// The row of a consumer that has seen nothing.
     pub const START: OffsetRow = OffsetRow { position: 0, records: 0, frame: 0, chain: Chain::EMPTY };
 
-    /// Goes past a frame, which begins where this row stood.
+    /// Goes past a frame, which begins where this row stood. A loss counts with what it had.
     pub fn pass(&mut self, frame: &Frame) {
         self.position = frame.end();
         self.records += u64::from(frame.record_count());
@@ -138,6 +138,7 @@ impl OffsetRow {
             frames => frames?,
         };
         match frames.first() {
+            Some(frame) if frame.is_loss() && self.chain != Chain::EMPTY => Err(other("it was lost".to_owned())),
             Some(frame) if frame.position() == self.frame && frame.end() == self.position => {
                 let same = frame.chain() == self.chain;
                 if same { Ok(()) } else { Err(other("another frame has its place".to_owned())) }

@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use sdk::{Frame, Proof};
+use sdk::{Event, Frame, Lost, Proof};
 use serde::Serialize;
 
 use super::connect::Broker;
@@ -34,7 +34,7 @@ pub(crate) struct RebuildArgs {
 enum Format {
     /// The log's frames and a trailer, which can be proved again
     Frames,
-    /// A record in JSON a line
+    /// A record in JSON a line; where records were lost, a line that says so
     Ndjson,
 }
 
@@ -46,11 +46,17 @@ struct Proved<'a> {
     bytes: u64,
     next_offset: u64,
     chain: String,
+    /// How many records were lost before; left out, as is what follows, where none were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lost_records: Option<u64>,
+    /// Which, if they are not in very many places: the first then.
+    #[serde(skip_serializing_if = "<[Lost]>::is_empty")]
+    lost: &'a [Lost],
 }
 
 pub(crate) async fn run(args: RebuildArgs) -> Result<(), CliError> {
     let info = args.broker.client()?.namespace(&args.namespace)?.info().await?;
-    let mut rebuild = args.broker.patient_client()?.namespace(&args.namespace)?.rebuild();
+    let mut rebuild = args.broker.patient_client()?.namespace(&args.namespace)?.rebuild().with_losses();
     let mut out = args.out.as_deref().map(|path| Out::create(path, args.format)).transpose()?;
     let bar = progress::records(info.next_offset);
     while let Some(frame) = rebuild.next().await? {
@@ -65,6 +71,11 @@ pub(crate) async fn run(args: RebuildArgs) -> Result<(), CliError> {
     let to_stdout = out.as_ref().is_some_and(|out| out.partial.is_none());
     if let Some(out) = out {
         out.finish(&proof)?;
+    }
+    if !proof.lost.is_empty() {
+        let (count, were) =
+            (output::count(proof.lost.records(), "record"), if proof.lost.records() == 1 { "was" } else { "were" });
+        eprintln!("tlog: {count} {were} lost before: {}", proof.lost);
     }
     let text = if args.broker.json { json(&info.name, &proof)? } else { text(&info.name, &proof) };
     if to_stdout {
@@ -81,8 +92,17 @@ fn text(namespace: &str, proof: &Proof) -> String {
 }
 
 fn json(namespace: &str, proof: &Proof) -> Result<String, CliError> {
-    let Proof { records, frames, bytes, next_offset, chain, .. } = *proof;
-    output::json_line(&Proved { namespace, records, frames, bytes, next_offset, chain: chain.to_string() })
+    let Proof { records, frames, bytes, next_offset, chain, lost, .. } = proof;
+    output::json_line(&Proved {
+        namespace,
+        records: *records,
+        frames: *frames,
+        bytes: *bytes,
+        next_offset: *next_offset,
+        chain: chain.to_string(),
+        lost_records: (!lost.is_empty()).then(|| lost.records()),
+        lost: lost.named(),
+    })
 }
 
 /// Where the rebuilt goes.
@@ -119,6 +139,11 @@ impl Out {
     fn frame(&mut self, frame: &Frame) -> Result<(), CliError> {
         match self.format {
             Format::Frames => self.write(frame.bytes()),
+            Format::Ndjson if frame.is_loss() => {
+                let lost = Lost { from: frame.base_offset(), to: frame.next_offset() };
+                self.write(Event::Reset(lost.reset()).json_line()?.as_bytes())?;
+                self.write(b"\n")
+            }
             Format::Ndjson => {
                 for record in sdk::records(frame) {
                     self.write(record.json_line()?.as_bytes())?;

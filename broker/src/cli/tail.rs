@@ -29,7 +29,7 @@ pub(crate) struct TailArgs {
 }
 
 /// Prints records until it is interrupted, or nobody reads what it prints. Lives through restarts of
-/// the broker.
+/// the broker. Where records were lost it says so on stderr, and with `--json` on a line of its own too.
 pub(crate) async fn run(args: TailArgs) -> Result<(), CliError> {
     let mut left = args.count.unwrap_or(u64::MAX);
     let namespace = args.broker.client()?.namespace(&args.namespace)?;
@@ -49,8 +49,14 @@ pub(crate) async fn run(args: TailArgs) -> Result<(), CliError> {
                     lines.push('\n');
                     left -= 1;
                 }
-                Ok(Event::Record(_)) => {}
-                Ok(Event::Reset(why)) => eprintln!("tlog: records before the next one are gone: {why}"),
+                Ok(Event::Reset(reset)) if left > 0 => {
+                    eprintln!("tlog: records were lost: {}", reset.lost);
+                    if args.broker.json {
+                        lines.push_str(&Event::Reset(reset).json_line()?);
+                        lines.push('\n');
+                    }
+                }
+                Ok(Event::Record(_) | Event::Reset(_)) => {}
                 Err(error) => failure = Some(error),
             }
         }

@@ -22,6 +22,8 @@ use crate::state::Shared;
 /// Follow a namespace as Server-Sent Events, one a record: `id` is its offset, `data` its JSON.
 ///
 /// A reconnect with `Last-Event-ID: N` goes on at N+1, as a browser's `EventSource` does by itself.
+/// Where records were lost comes `event: reset`, whatever `key` says: `data` is
+/// `{"from":F,"to":T,"reason":"lost"}`, `id` the last of those offsets; then records go on at T.
 /// A comment comes every 15 s where there is nothing else. The stream ends when the namespace is
 /// deleted, or the broker stops.
 #[utoipa::path(
@@ -118,7 +120,7 @@ impl Records {
             match &self.keys {
                 Some(keys) => push_matching(&mut gathered, &frame, from, keys),
                 None => {
-                    let text = text_from(&frame, from);
+                    let text = sse::events_from(&frame, from);
                     if gathered.is_empty() && (text.len() >= PIECE_BYTES || self.frames.len() == 0) {
                         return text;
                     }
@@ -130,15 +132,12 @@ impl Records {
     }
 }
 
-/// A frame's text from a record on.
-fn text_from(frame: &SharedFrame, from: Offset) -> Bytes {
-    let text = frame.text(sse::frame_text);
-    let before = from.saturating_sub(frame.base_offset()) as usize;
-    let begin = before.checked_sub(1).and_then(|last| text.ends.get(last)).map_or(0, |end| *end as usize);
-    text.bytes.slice(begin..)
-}
-
 fn push_matching(out: &mut Vec<u8>, frame: &SharedFrame, from: Offset, keys: &HashSet<String>) {
+    if frame.is_loss() {
+        // Whose records they were nobody knows: perhaps those of these keys.
+        out.extend_from_slice(&sse::events_from(frame, from));
+        return;
+    }
     let matches = |key: Option<&str>| key.is_some_and(|key| keys.contains(key));
     if !frame.records().any(|record| matches(record.key)) {
         return;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
+use bytes::Bytes;
 use tlog::{Namespace, ReadError, Reader, SharedFrame};
 use wire::limits::MAX_FOLLOWED_NAMESPACES;
 use wire::{NamespaceName, Offset};
@@ -21,7 +22,8 @@ use crate::state::{Broker, Shared};
 /// Follow many namespaces over one connection: `data` names each record's `namespace`, and `id` is an
 /// opaque token that resumes all of them.
 ///
-/// Each namespace comes in its own order. A namespace that the token does not know begins at `from`.
+/// Each namespace comes in its own order. Where records were lost comes `event: reset`, with `namespace`,
+/// `from`, `to` and `reason` in its `data`. A namespace that the token does not know begins at `from`.
 /// The stream ends when one of the namespaces is deleted, or the broker stops.
 #[utoipa::path(
     get,
@@ -104,18 +106,15 @@ impl Followed {
         Ok(Followed { place, name: serde_json::to_string(&**namespace.name())?, reader, frames: VecDeque::new() })
     }
 
-    /// The text of the next record, without id and namespace, and moves behind it.
-    fn next(&mut self) -> Option<(Arc<SharedFrame>, std::ops::Range<usize>)> {
-        let frame = Arc::clone(self.frames.front()?);
-        let ends = &frame.text(sse::frame_text).ends;
-        let index = self.place.next_offset.saturating_sub(frame.base_offset()) as usize;
-        let end = *ends.get(index)? as usize;
-        let begin = index.checked_sub(1).and_then(|last| ends.get(last)).map_or(0, |end| *end as usize);
-        self.place.next_offset = frame.base_offset() + index as u64 + 1;
-        if index + 1 == ends.len() {
+    /// The next event, without the token and the namespace, and moves behind it.
+    fn next(&mut self) -> Option<Bytes> {
+        let frame = self.frames.front()?;
+        let (event, next_offset) = sse::event_at(frame, self.place.next_offset);
+        self.place.next_offset = next_offset;
+        if next_offset >= frame.next_offset() {
             self.frames.pop_front();
         }
-        Some((frame, begin..end))
+        Some(event)
     }
 }
 
@@ -151,10 +150,9 @@ impl Many {
     fn piece(&mut self) -> Vec<u8> {
         let mut text = Vec::new();
         while text.len() < PIECE_BYTES {
-            let Some((frame, range)) = self.followed[self.turn].next() else { break };
+            let Some(event) = self.followed[self.turn].next() else { break };
             let token = token::encode(self.followed.iter().map(|followed| followed.place));
-            let event = &frame.text(sse::frame_text).bytes[range];
-            sse::push_event_of(&mut text, event, &token, &self.followed[self.turn].name);
+            sse::push_event_of(&mut text, &event, &token, &self.followed[self.turn].name);
         }
         text
     }

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
-use consumers::{StoredRecord, Stores, StoresError};
+use consumers::{StoredRecord, Stores};
 use wire::{Code, ObjectId};
 
 use crate::http::answer::json;
@@ -23,10 +23,15 @@ use crate::state::{Broker, Shared};
     responses((status = 200, description = "The record", body = openapi::Record), openapi::Problems)
 )]
 pub(crate) async fn get(State(broker): Shared, uri: Uri) -> Result<Response, Refusal> {
-    find(&broker, &uri, "no object has the id", Stores::object).await
+    find(&broker, &uri, |stores, id| {
+        stores.object(id)?.ok_or_else(|| Refusal::new(Code::ObjectNotFound, format!("no object has the id {id}")))
+    })
+    .await
 }
 
 /// The record before this object, in its shard and namespace.
+///
+/// Where that was lost the problem is `object-lost`, to be told from the first object, which has none.
 #[utoipa::path(
     get,
     path = "/v1/objects/{id}/previous",
@@ -36,25 +41,34 @@ pub(crate) async fn get(State(broker): Shared, uri: Uri) -> Result<Response, Ref
     responses((status = 200, description = "The record", body = openapi::Record), openapi::Problems)
 )]
 pub(crate) async fn previous(State(broker): Shared, uri: Uri) -> Result<Response, Refusal> {
-    find(&broker, &uri, "no object comes before", Stores::previous).await
+    find(&broker, &uri, |stores, id| {
+        if let Some(previous) = stores.previous(id)? {
+            return Ok(previous);
+        }
+        // Counters go up one by one: where one is missing between two, its object was lost.
+        Err(match id.previous() {
+            Some(lost) if stores.object(id)?.is_some() => {
+                Refusal::new(Code::ObjectLost, format!("the object before {id} was lost; it was {lost}"))
+            }
+            _ => Refusal::new(Code::ObjectNotFound, format!("no object comes before {id}")),
+        })
+    })
+    .await
 }
 
-type Find = fn(&Stores, ObjectId) -> Result<Option<StoredRecord>, StoresError>;
+type Find = fn(&Stores, ObjectId) -> Result<StoredRecord, Refusal>;
 
-async fn find(broker: &Broker, uri: &Uri, otherwise: &str, find: Find) -> Result<Response, Refusal> {
+async fn find(broker: &Broker, uri: &Uri, find: Find) -> Result<Response, Refusal> {
     Query::parse(uri, &[])?;
     let text = path::id(uri);
     let id: ObjectId = text.parse().map_err(|error| Refusal::new(Code::InvalidId, format!("{text:?}: {error}")))?;
     let (stores, log) = (broker.stores.clone(), broker.log.clone());
     let found = tokio::task::spawn_blocking(move || {
-        let Some(stored) = find(&stores, id)? else { return Ok(None) };
+        let stored = find(&stores, id)?;
         let namespace = log.namespace_by_id(id.namespace())?;
         let mut body = Vec::new();
         push_stored(&mut body, &stored, namespace.as_ref().map(|namespace| &**namespace.name()))?;
-        Ok::<_, Refusal>(Some(body))
+        Ok::<_, Refusal>(body)
     });
-    match found.await?? {
-        Some(body) => Ok(json(body)),
-        None => Err(Refusal::new(Code::ObjectNotFound, format!("{otherwise} {id}"))),
-    }
+    Ok(json(found.await??))
 }

@@ -22,7 +22,7 @@ pub(crate) fn document() -> Document {
                            Errors are `application/problem+json` (RFC 9457); `type` is stable, `retry` says whether \
                            to send the request again.",
         ),
-        components(schemas(Problem)),
+        components(schemas(Problem, Reset)),
         tags(
             (name = "namespaces", description = "Named, totally ordered streams of records"),
             (name = "records", description = "Publish and read"),
@@ -187,11 +187,51 @@ pub(crate) struct Record {
     time: String,
 }
 
+/// Offsets whose records were lost: the log was damaged, and repaired without them.
+#[derive(ToSchema)]
+pub(crate) struct Lost {
+    /// The first.
+    from: u64,
+    /// The offset behind the last: where records go on.
+    to: u64,
+}
+
+/// Records are missing where this stands. It is the `data` of `event: reset`, too.
+#[derive(ToSchema)]
+pub(crate) struct Reset {
+    /// The namespace, where the answer is not of one alone.
+    namespace: Option<String>,
+    /// The first offset that has no record any more.
+    from: u64,
+    /// The offset behind the last: where records go on.
+    to: u64,
+    /// Why: so far always `lost`.
+    #[schema(example = "lost")]
+    reason: String,
+}
+
+/// A line that tells of a reset.
+#[derive(ToSchema)]
+pub(crate) struct ResetLine {
+    /// What is missing.
+    reset: Reset,
+}
+
+/// A line of NDJSON: a record, or that some are missing.
+#[derive(ToSchema)]
+#[serde(untagged)]
+pub(crate) enum Line {
+    Record(Record),
+    Reset(ResetLine),
+}
+
 /// A page of records.
 #[derive(ToSchema)]
 pub(crate) struct RecordPage {
     /// The records, in order.
     records: Vec<Record>,
+    /// Which were lost, from where the page begins to `next_offset`; left out where none were.
+    lost: Option<Vec<Lost>>,
     /// Where to go on.
     next_offset: u64,
     /// The namespace's next offset.
@@ -230,6 +270,10 @@ mod tests {
         (problem.next_offset, problem.line, problem.stored) = (Some(1), Some(1), Some(1));
         same_fields::<Problem>(&problem);
         same_fields::<Config>(&wire::NamespaceConfig::default());
+        let lost = wire::json::Lost { from: 1, to: 2 };
+        same_fields::<Lost>(&lost);
+        same_fields::<Reset>(&wire::json::Reset { namespace: Some("n".into()), ..lost.reset() });
+        same_fields::<ResetLine>(&wire::json::ResetLine { reset: lost.reset() });
         same_fields::<Record>(&wire::json::RecordJson {
             namespace: Some("n".into()),
             offset: 1,

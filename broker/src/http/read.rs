@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use axum::response::{IntoResponse, Response};
 use tlog::{Namespace, SharedFrame};
 use tokio::time::{Instant, timeout_at};
-use wire::json::{Lines, time_text, write_record};
+use wire::json::{Lines, Lost, ResetLine, time_text, write_record};
 use wire::limits::{DEFAULT_PAGE_RECORDS, MAX_PAGE_BYTES, MAX_PAGE_RECORDS};
 use wire::{FRAMES_MEDIA_TYPE, Offset, Record};
 
@@ -33,7 +33,9 @@ const RECORD_BYTES: usize = 512;
 
 /// Read a page of records from an offset on.
 ///
-/// At the head the page is empty; `wait` long-polls there. A page ends early where it has many bytes.
+/// At the head the page is empty; `wait` long-polls there. Where records were lost the page says so: in
+/// JSON as `lost`, in NDJSON on a line where they stood, as frames by a frame that stands for them.
+/// `next_offset` passes them, and `limit` counts records. A page ends early where it has many bytes.
 /// As frames it comes in whole frames: the first may begin before `from`, and `limit` is what it
 /// stops after. NDJSON and frames say where to go on in the headers `Tlog-Next-Offset` and `Tlog-Head`.
 #[utoipa::path(
@@ -50,7 +52,7 @@ const RECORD_BYTES: usize = 512;
     responses(
         (status = 200, description = "A page", content(
             (openapi::RecordPage = "application/json"),
-            (openapi::Record = "application/x-ndjson"),
+            (openapi::Line = "application/x-ndjson"),
             (Vec<u8> = "application/vnd.tlog.frames"),
         )),
         openapi::Problems,
@@ -73,7 +75,7 @@ pub(crate) async fn read(State(broker): Shared, uri: Uri, headers: HeaderMap) ->
     fill(&broker, &namespace, &mut page, wait).await?;
     // Asked for after the page was read, so never below its end.
     let head = broker.log.head(&namespace)?.next_offset;
-    Ok(page.finish(head))
+    page.finish(head)
 }
 
 /// Fills a page; at the head, waits for a first record.
@@ -91,7 +93,7 @@ async fn fill(broker: &Arc<Broker>, namespace: &Namespace, page: &mut Page, wait
             tokio::task::yield_now().await;
             continue;
         }
-        let Some(follower) = follower.as_ref().filter(|_| page.records == 0) else { break };
+        let Some(follower) = follower.as_ref().filter(|_| page.next_offset == page.from) else { break };
         let _open = Open::subscriber();
         let waited = tokio::select! {
             waited = timeout_at(deadline, follower.changed()) => waited,
@@ -109,15 +111,18 @@ struct Page {
     media_type: &'static str,
     body: Vec<u8>,
     records: usize,
+    /// What is lost, for a page that has a place for it.
+    lost: Vec<Lost>,
     limit: usize,
-    /// The offset behind the last record that is in it.
+    from: Offset,
+    /// The offset behind the last record or loss that is in it.
     next_offset: Offset,
 }
 
 impl Page {
     fn new(media_type: &'static str, from: Offset, limit: usize) -> Page {
         let body = if media_type == media::JSON { b"{\"records\":[".to_vec() } else { Vec::new() };
-        Page { media_type, body, records: 0, limit, next_offset: from }
+        Page { media_type, body, records: 0, lost: Vec::new(), limit, from, next_offset: from }
     }
 
     fn is_full(&self) -> bool {
@@ -136,9 +141,14 @@ impl Page {
         }
         if self.media_type == FRAMES_MEDIA_TYPE {
             self.body.extend_from_slice(frame.bytes());
-            self.records += frame.next_offset().saturating_sub(self.next_offset) as usize;
+            if !frame.is_loss() {
+                self.records += frame.next_offset().saturating_sub(self.next_offset) as usize;
+            }
             self.next_offset = frame.next_offset();
             return Ok(());
+        }
+        if frame.is_loss() {
+            return self.push_lost(Lost { from: self.next_offset, to: frame.next_offset() });
         }
         let time = time_text(frame.time_micros());
         let first = self.next_offset;
@@ -148,6 +158,20 @@ impl Page {
             }
             self.push_record(&record, &time)?;
         }
+        Ok(())
+    }
+
+    fn push_lost(&mut self, lost: Lost) -> Result<(), Refusal> {
+        if lost.records() == 0 {
+            return Ok(());
+        }
+        if self.media_type == media::NDJSON {
+            serde_json::to_writer(&mut self.body, &ResetLine { reset: lost.reset() })?;
+            self.body.push(b'\n');
+        } else {
+            lost.push_to(&mut self.lost);
+        }
+        self.next_offset = lost.to;
         Ok(())
     }
 
@@ -166,10 +190,15 @@ impl Page {
         Ok(())
     }
 
-    fn finish(mut self, head: Offset) -> Response {
+    fn finish(mut self, head: Offset) -> Result<Response, Refusal> {
         let json = self.media_type == media::JSON;
         if json {
-            self.body.extend_from_slice(format!("],\"next_offset\":{},\"head\":{head}}}", self.next_offset).as_bytes());
+            self.body.push(b']');
+            if !self.lost.is_empty() {
+                self.body.extend_from_slice(b",\"lost\":");
+                serde_json::to_writer(&mut self.body, &self.lost)?;
+            }
+            self.body.extend_from_slice(format!(",\"next_offset\":{},\"head\":{head}}}", self.next_offset).as_bytes());
         }
         let mut response = self.body.into_response();
         let headers = response.headers_mut();
@@ -179,6 +208,6 @@ impl Page {
             headers.insert(NEXT_OFFSET, HeaderValue::from(self.next_offset));
             headers.insert(HEAD, HeaderValue::from(head));
         }
-        response
+        Ok(response)
     }
 }

@@ -30,7 +30,8 @@ const PIECE_BYTES: usize = 256 << 10;
 /// Rebuild: every frame from the start, or from an offset, to the head as of the request, and a
 /// trailer with their count and the namespace's chain.
 ///
-/// A stream without a trailer was cut off; go on with `from`. Where that is not where a frame begins,
+/// Where frames were lost stands one that says so, a loss: it has their offsets and no records, and the
+/// chain begins anew behind it. A stream without a trailer was cut off; go on with `from`. Where that is not where a frame begins,
 /// the stream begins with the frame that holds it.
 #[utoipa::path(
     get,

@@ -10,14 +10,23 @@
 //! gets a `data:` of its own: whatever a value holds, it can't begin a field or an event. (Only JSON
 //! values can hold them, between tokens, where it makes no difference that the reader gets LF.)
 //!
-//! What a stream says beside records: a comment to begin with, `retry`, and comments as heartbeats.
+//! Where frames were lost, a stream says so with an event that has a name, and goes on behind it:
+//!
+//! ```text
+//! id: 51⏎                                    the last offset that is lost; or a resume token
+//! event: reset⏎
+//! data: {"from":40,"to":52,"reason":"lost"}⏎ see [`wire::json::Reset`]
+//! ⏎
+//! ```
+//!
+//! What a stream says beside that: a comment to begin with, `retry`, and comments as heartbeats.
 //! An event without `data` is not dispatched, but its `id` counts: that is how a follower learns
 //! where it is before its first record, and while none of the records are for it.
 
 use bytes::Bytes;
-use tlog::FrameText;
-use wire::Frame;
-use wire::json::{Lines, time_text, write_record};
+use tlog::{FrameText, SharedFrame};
+use wire::json::{Lines, Lost, time_text, write_record};
+use wire::{Frame, Offset};
 
 /// What a browser waits before it connects again, milliseconds.
 const RETRY_MS: u32 = 1_000;
@@ -26,6 +35,7 @@ const RETRY_MS: u32 = 1_000;
 const RECORD_ROOM: usize = 128;
 
 const ID: &[u8] = b"id: ";
+const RESET: &[u8] = b"event: reset\n";
 const DATA: &[u8] = b"data: ";
 
 /// What a stream begins with; `id` is where it stands, if that is to be known.
@@ -51,8 +61,39 @@ fn push_id(text: &mut String, id: Option<&str>) {
     text.push('\n');
 }
 
-/// The events of a frame's records, each with its offset as `id`.
+/// A frame's events from an offset on. But for a loss of which a part has passed, they are a part of a
+/// text that is made once, and shared by all who follow.
+pub(crate) fn events_from(frame: &SharedFrame, from: Offset) -> Bytes {
+    let before = from.saturating_sub(frame.base_offset());
+    if frame.is_loss() && before > 0 {
+        return loss_text(Lost { from, to: frame.next_offset() }).bytes;
+    }
+    let text = frame.text(frame_text);
+    text.bytes.slice(begin_of(text, before as usize)..)
+}
+
+/// The event of a frame that holds an offset, or begins behind it, and the offset to go on at.
+pub(crate) fn event_at(frame: &SharedFrame, from: Offset) -> (Bytes, Offset) {
+    if frame.is_loss() {
+        return (events_from(frame, from), frame.next_offset());
+    }
+    let text = frame.text(frame_text);
+    let index = from.saturating_sub(frame.base_offset()) as usize;
+    let event = text.bytes.slice(begin_of(text, index)..begin_of(text, index + 1));
+    (event, frame.base_offset() + index as u64 + 1)
+}
+
+/// Where the event of a frame's `index`th record begins; behind the last, where the text ends.
+fn begin_of(text: &FrameText, index: usize) -> usize {
+    let Some(before) = index.checked_sub(1) else { return 0 };
+    text.ends.get(before).map_or(text.bytes.len(), |end| *end as usize)
+}
+
+/// The events of a frame, each with its offset as `id`: one a record; of a loss the one that tells of it.
 pub(crate) fn frame_text(frame: &Frame) -> FrameText {
+    if frame.is_loss() {
+        return loss_text(Lost { from: frame.base_offset(), to: frame.next_offset() });
+    }
     let time = time_text(frame.time_micros());
     let count = frame.record_count() as usize;
     let mut text = Vec::with_capacity(frame.len() + count * RECORD_ROOM);
@@ -72,14 +113,35 @@ pub(crate) fn frame_text(frame: &Frame) -> FrameText {
     FrameText { bytes: text.into(), ends: ends.into() }
 }
 
-/// The event of one record with another `id`, and its namespace: for a stream that carries many.
-/// `event` is the record's text in [`frame_text`]; `namespace` is its name as JSON.
+/// The event that tells of a loss; nothing where there is no offset to tell of.
+fn loss_text(lost: Lost) -> FrameText {
+    let mut text = Vec::new();
+    if lost.records() > 0 {
+        text.extend_from_slice(ID);
+        text.extend_from_slice(itoa::Buffer::new().format(lost.to - 1).as_bytes());
+        text.extend_from_slice(b"\n");
+        text.extend_from_slice(RESET);
+        text.extend_from_slice(DATA);
+        let written = serde_json::to_writer(&mut text, &lost.reset());
+        debug_assert!(written.is_ok(), "a Vec takes everything");
+        text.extend_from_slice(b"\n\n");
+    }
+    let ends = [text.len() as u32];
+    FrameText { bytes: text.into(), ends: ends.into() }
+}
+
+/// An event with another `id`, and its namespace: for a stream that carries many. `event` is its text
+/// in [`frame_text`]; `namespace` is the namespace's name as JSON.
 pub(crate) fn push_event_of(out: &mut Vec<u8>, event: &[u8], id: &str, namespace: &str) {
     let line = memchr::memchr(b'\n', event).map_or(0, |end| end + 1);
-    let object = event.get(line + DATA.len() + 1..).unwrap_or_default();
+    let rest = event.get(line..).unwrap_or_default();
+    let (name, rest) = rest.strip_prefix(RESET).map_or((&b""[..], rest), |rest| (RESET, rest));
+    let object = rest.get(DATA.len() + 1..).unwrap_or_default();
     out.extend_from_slice(ID);
     out.extend_from_slice(id.as_bytes());
-    out.extend_from_slice(b"\ndata: {\"namespace\":");
+    out.extend_from_slice(b"\n");
+    out.extend_from_slice(name);
+    out.extend_from_slice(b"data: {\"namespace\":");
     out.extend_from_slice(namespace.as_bytes());
     out.push(b',');
     out.extend_from_slice(object);
@@ -104,9 +166,19 @@ fn split_lines(text: &mut Vec<u8>, begin: usize) {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use wire::json::Reset;
+    use wire::loss::{Known, Loss, MIN_LOSS_BYTES};
     use wire::{Chain, Draft, DraftBuilder, Kind, NamespaceId, NewRecord, Place};
 
     use super::*;
+
+    fn loss(base_offset: u64, count: u32) -> SharedFrame {
+        let namespace = NamespaceId::new(3).unwrap();
+        let known = Known::nothing(namespace);
+        let (position, length, generation, time_micros) = (0, MIN_LOSS_BYTES, 1, 0);
+        let loss = Loss { position, length, namespace, generation, base_offset, count, time_micros, known };
+        SharedFrame::new(loss.encode().unwrap())
+    }
 
     /// An event as the standard's parser dispatches it.
     #[derive(Debug, PartialEq, Eq)]
@@ -179,6 +251,25 @@ mod tests {
     }
 
     #[test]
+    fn golden_reset() {
+        let frame = loss(40, 12);
+        let expected = "id: 51\nevent: reset\ndata: {\"from\":40,\"to\":52,\"reason\":\"lost\"}\n\n";
+        for (from, whole) in [(0, true), (40, true), (45, false)] {
+            let text = events_from(&frame, from);
+            let expected = if whole { expected.to_owned() } else { expected.replace("40", "45") };
+            assert_eq!(std::str::from_utf8(&text).unwrap(), expected);
+            assert_eq!(event_at(&frame, from), (text.clone(), 52));
+            // Made once, and shared.
+            assert_eq!(text.as_ptr() == events_from(&frame, from).as_ptr(), whole);
+        }
+        let mut many = Vec::new();
+        push_event_of(&mut many, &events_from(&frame, 0), "token", "\"a b\"");
+        let expected = expected.replace("51", "token").replace("{", "{\"namespace\":\"a b\",");
+        assert_eq!(std::str::from_utf8(&many).unwrap(), expected);
+        assert_eq!(event_at(&loss(40, 0), 40), (Bytes::new(), 40));
+    }
+
+    #[test]
     fn what_is_said_beside_records_is_no_event() {
         assert_eq!(parse(std::str::from_utf8(&opening(Some("16"))).unwrap()), []);
         assert_eq!(parse(std::str::from_utf8(&heartbeat(None)).unwrap()), []);
@@ -229,6 +320,21 @@ mod tests {
                     }
                     _ => prop_assert!(read.value_base64.is_some()),
                 }
+            }
+        }
+
+        #[test]
+        fn a_standard_parser_reads_back_what_is_lost(base in 0..1_u64 << 53, count in 1_u32.., passed: u32, name: String) {
+            let frame = loss(base, count);
+            let lost = Lost { from: base + u64::from(passed % count), to: base + u64::from(count) };
+            let event = events_from(&frame, lost.from);
+            let mut many = Vec::new();
+            push_event_of(&mut many, &event, "token", &serde_json::to_string(&name).unwrap());
+            for (text, id, namespace) in [(&event[..], (lost.to - 1).to_string(), None), (&many[..], "token".into(), Some(name))] {
+                let events = parse(std::str::from_utf8(text).unwrap());
+                prop_assert_eq!((events.len(), &*events[0].kind, &events[0].id), (1, "reset", &id));
+                let read: Reset = serde_json::from_str(&events[0].data).unwrap();
+                prop_assert_eq!(read, Reset { namespace, ..lost.reset() });
             }
         }
 

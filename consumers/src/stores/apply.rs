@@ -1,5 +1,7 @@
 //! How frames become rows: the one way, for the live readers and for a rebuild.
 
+use std::collections::BTreeSet;
+
 use tlog::{ControlEvent, Scan};
 use wire::{Frame, NamespaceId, Position};
 
@@ -54,13 +56,16 @@ impl Applier<'_> {
         if frames.is_empty() {
             return Ok(());
         }
-        let count = frames.iter().map(|frame| frame.record_count() as usize).sum();
-        let mut records = Vec::with_capacity(count);
-        let users = frames.iter().filter(|frame| frame.namespace() != NamespaceId::CONTROL);
-        records.extend(users.flat_map(Frame::records).filter(|record| self.shards.contains(record.id.shard())));
+        let (lost, kept): (Vec<&Frame>, Vec<&Frame>) =
+            frames.iter().filter(|frame| frame.namespace() != NamespaceId::CONTROL).partition(|frame| frame.is_loss());
+        let mut records = Vec::with_capacity(kept.iter().map(|frame| frame.record_count() as usize).sum());
+        let of_kept = kept.iter().flat_map(|frame| frame.records());
+        records.extend(of_kept.filter(|record| self.shards.contains(record.id.shard())));
         records.sort_by_cached_key(|record| record.id);
         let mut batch = Batch::with_room(&records);
         batch.add(&records);
+        let lost_in: BTreeSet<NamespaceId> = lost.iter().map(|frame| frame.namespace()).collect();
+        lost_in.into_iter().for_each(|namespace| batch.add_lost(namespace, self.shards));
         batch.write(self.ring, self.partition, self.consumer, behind)?;
         *offset = *behind;
         Ok(())

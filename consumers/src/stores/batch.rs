@@ -69,13 +69,25 @@ impl Batch {
         }
     }
 
+    /// Notes that records of a namespace were lost: its counters in these stores have holes from here on,
+    /// or may have.
+    pub(crate) fn add_lost(&mut self, namespace: NamespaceId, shards: ShardSet) {
+        shards.iter().for_each(|shard| self.rows.put(rows::lossy(shard, namespace), b""));
+    }
+
     /// Takes a namespace out of these stores. All its records must have been written.
     pub(crate) fn forget(&mut self, db: &DB, namespace: NamespaceId, shards: ShardSet) -> Result<(), StoresError> {
         for shard in shards.iter() {
+            let lossy = rows::lossy(shard, namespace);
+            let is_lossy = db.get_pinned(lossy)?.is_some();
+            if is_lossy {
+                self.rows.delete(lossy);
+            }
             let row = rows::last(shard, namespace);
             let Some(value) = db.get_pinned(row)? else { continue };
             let last = rows::counter(&value).ok_or_else(|| StoresError::damaged(&row, "it is not a counter"))?;
-            self.growth[usize::from(shard.0)] -= i64::from(last);
+            let objects = if is_lossy { count(db, &rows::objects_of(shard, namespace))? } else { i64::from(last) };
+            self.growth[usize::from(shard.0)] -= objects;
             self.rows.delete(row);
             let latest = rows::latest_of(shard, namespace);
             if last > FEW_OBJECTS {
@@ -123,6 +135,19 @@ impl Batch {
         }
         Ok(())
     }
+}
+
+/// How many rows have keys that begin with `prefix`.
+fn count(db: &DB, prefix: &[u8]) -> Result<i64, StoresError> {
+    let mut rows = db.raw_iterator();
+    rows.seek(prefix);
+    let mut count = 0;
+    while rows.key().is_some_and(|key| key.starts_with(prefix)) {
+        count += 1;
+        rows.next();
+    }
+    rows.status()?;
+    Ok(count)
 }
 
 /// Deletes all rows whose keys begin with `prefix`.

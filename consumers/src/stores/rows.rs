@@ -6,6 +6,7 @@
 //! 'p' …                                      offset rows, see [`crate::offsets`]
 //! 'r' shard 1                                empty: this store is being rebuilt
 //! 's' shard 1 · 'c' · partition 2            objects 8: how many of the store's are of that partition
+//! 's' shard 1 · 'g' · namespace 3            empty: records of it were lost, its counters may have holes
 //! 's' shard 1 · 'k' · namespace 3 · key      counter 4 of the latest object of that key
 //! 's' shard 1 · 'l' · namespace 3            counter 4 of the last object
 //! 's' shard 1 · 'o' · namespace 3 · counter 4
@@ -30,6 +31,7 @@ pub(crate) const REBUILDING: u8 = b'r';
 
 const STORE: u8 = b's';
 const OBJECTS: u8 = b'c';
+const LOSSY: u8 = b'g';
 const LATEST: u8 = b'k';
 const LAST: u8 = b'l';
 const OBJECT: u8 = b'o';
@@ -60,6 +62,12 @@ pub(crate) fn store(shard: Shard) -> [u8; 2] {
 pub(crate) fn objects(shard: Shard, partition: u16) -> [u8; 5] {
     let [a, b] = partition.to_be_bytes();
     [STORE, shard.0, OBJECTS, a, b]
+}
+
+/// The key of the row that says that a namespace's counters in a store may have holes. Without it there
+/// are as many objects as the last counter says.
+pub(crate) fn lossy(shard: Shard, namespace: NamespaceId) -> [u8; 6] {
+    prefix(shard, LOSSY, namespace)
 }
 
 /// The prefix of a namespace's latest objects in a store.
@@ -161,6 +169,7 @@ mod tests {
         assert_eq!(store(SHARD), *b"s\x3f");
         assert_eq!(objects(SHARD, 0x0102), *b"s\x3fc\x01\x02");
         assert_eq!(latest_of(SHARD, namespace()), *b"s\x3fk\x01\x02\x03");
+        assert_eq!(lossy(SHARD, namespace()), *b"s\x3fg\x01\x02\x03");
         assert_eq!(last(SHARD, namespace()), *b"s\x3fl\x01\x02\x03");
         assert_eq!(objects_of(SHARD, namespace()), *b"s\x3fo\x01\x02\x03");
         assert_eq!(object(ObjectId::new(SHARD, namespace(), 0x04050607)), *b"s\x3fo\x01\x02\x03\x04\x05\x06\x07");
