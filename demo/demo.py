@@ -75,6 +75,7 @@ def run(broker, tlog, folder, text, packages, sections):
         rebuilt_bytes += out.stat().st_size
         head = broker.call("GET", namespace(name))
         check(report["chain"] == head["chain"], f"{name}: the chain is another than the broker's")
+        check("lost" not in report, f"{name}: records were lost: {report}")
         rebuilt[name] = report["records"]
         out.unlink()
     say(
@@ -190,19 +191,28 @@ class Follower:
         self.connection.request("GET", "/v1/events?" + urllib.parse.urlencode([("namespace", name) for name in names]))
         self.response = self.connection.getresponse()
         check(self.response.status == 200, f"following: {self.response.status}")
-        self.seen, self.count = [], count
+        self.seen, self.resets, self.count = [], [], count
         self.thread = threading.Thread(target=self.read, daemon=True)
         self.thread.start()
 
     def read(self):
+        event = ""  # a plain message is a record; the only other one says that records were lost
         while len(self.seen) < self.count and (line := self.response.readline()):
-            if line.startswith(b"data:"):
+            if line == b"\n":
+                event = ""
+            elif line.startswith(b"event:"):
+                event = line[6:].strip().decode()
+            elif line.startswith(b"data:"):
+                if event:
+                    self.resets.append(line[5:].decode().strip())
+                    continue
                 record = json.loads(line[5:])
                 self.seen.append((record["namespace"], record["key"]))
 
     def result(self):
         self.thread.join(PATIENCE)
         self.connection.close()
+        check(not self.resets, f"the follower was told that records were lost: {self.resets}")
         return self.seen
 
 

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use support::{Broker, PATIENCE};
+use support::{Broker, PATIENCE, losses};
 use tempfile::TempDir;
 
 /// A broker, and its folder.
@@ -141,6 +141,48 @@ fn what_a_rebuild_writes_can_be_proved_again() {
     let output = site.tlog(&["rebuild", "orders", "--out", "-"]);
     assert_eq!((output.status.success(), output.stdout.len()), (true, bytes.len()));
     assert!(stderr(&output).starts_with("orders: 300 records"), "{}", stderr(&output));
+}
+
+#[test]
+fn what_is_lost_is_told_by_rebuild_and_tail() {
+    let mut site = Site::start();
+    for _ in 0..5 {
+        site.publish(&["orders"], &numbers(3));
+    }
+    let id = json(&site.says(&["namespaces", "--json"]))["id"].as_u64().unwrap();
+    let data = site.folder.path().join("data");
+    site.broker.kill();
+    losses::lose(&data, id as u32, &[3..9, 12..15]);
+    site.broker = Broker::start(&data);
+
+    let warning = "tlog: 9 records were lost before: offsets 3 to 8, offsets 12 to 14\n";
+    let output = site.tlog(&["rebuild", "orders"]);
+    assert!(output.status.success() && stderr(&output) == warning, "{output:?}");
+    assert!(String::from_utf8(output.stdout).unwrap().starts_with("orders: 6 records in "));
+    let file = site.folder.path().join("orders.frames");
+    let output = site.tlog(&["rebuild", "orders", "--json", "--out", file.to_str().unwrap()]);
+    assert_eq!(stderr(&output), warning);
+    let proof = json(std::str::from_utf8(&output.stdout).unwrap());
+    assert_eq!((&proof["records"], &proof["lost_records"], &proof["next_offset"]), (&6.into(), &9.into(), &15.into()));
+    assert_eq!(proof["lost"], json(r#"[{"from":3,"to":9},{"from":12,"to":15}]"#));
+    let mut verifier = sdk::Verifier::new();
+    verifier.push(&std::fs::read(&file).unwrap());
+    while verifier.next().unwrap().is_some() {}
+    assert_eq!(verifier.end().unwrap().lost.records(), 9);
+    let output = site.tlog(&["rebuild", "orders", "--out", "-", "--format", "ndjson"]);
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let reset = r#"{"reset":{"from":3,"to":9,"reason":"lost"}}"#;
+    assert_eq!((lines.lines().count(), lines.lines().nth(3)), (8, Some(reset)));
+
+    let output = site.tlog(&["tail", "orders", "--from", "1", "-n", "4"]);
+    assert_eq!(stderr(&output), "tlog: records were lost: offsets 3 to 8\n");
+    let offsets = |output: &Output| -> Vec<Value> {
+        String::from_utf8(output.stdout.clone()).unwrap().lines().map(|line| json(line)["offset"].clone()).collect()
+    };
+    assert_eq!(offsets(&output), [1, 2, 9, 10]);
+    let output = site.tlog(&["tail", "orders", "--from", "1", "-n", "4", "--json"]);
+    assert!(String::from_utf8(output.stdout.clone()).unwrap().lines().nth(2) == Some(reset), "{output:?}");
+    assert_eq!(offsets(&output), [1.into(), 2.into(), Value::Null, 9.into(), 10.into()]);
 }
 
 #[test]

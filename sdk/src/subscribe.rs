@@ -203,7 +203,7 @@ impl Following {
         let taken = self.chunk.len() - rest.len();
         self.chunk.advance(taken);
         match event {
-            Some(event) => self.order.check(event).map(Some),
+            Some(event) => self.order.check(&event).map(Some),
             None => Ok(None),
         }
     }
@@ -250,7 +250,7 @@ struct Order {
 }
 
 impl Order {
-    fn check(&mut self, event: sse::Event) -> Result<Event, Error> {
+    fn check(&mut self, event: &sse::Event) -> Result<Event, Error> {
         match event.name.as_str() {
             "" | "message" => {
                 let json = serde_json::from_str::<RecordJson>(&event.data);

@@ -73,9 +73,7 @@ pub(crate) async fn run(args: RebuildArgs) -> Result<(), CliError> {
         out.finish(&proof)?;
     }
     if !proof.lost.is_empty() {
-        let (count, were) =
-            (output::count(proof.lost.records(), "record"), if proof.lost.records() == 1 { "was" } else { "were" });
-        eprintln!("tlog: {count} {were} lost before: {}", proof.lost);
+        eprintln!("{}", lost(&proof));
     }
     let text = if args.broker.json { json(&info.name, &proof)? } else { text(&info.name, &proof) };
     if to_stdout {
@@ -83,6 +81,11 @@ pub(crate) async fn run(args: RebuildArgs) -> Result<(), CliError> {
         return Ok(());
     }
     output::print(text.as_bytes())
+}
+
+fn lost(proof: &Proof) -> String {
+    let were = if proof.lost.records() == 1 { "was" } else { "were" };
+    format!("tlog: {} {were} lost before: {}", output::count(proof.lost.records(), "record"), proof.lost)
 }
 
 fn text(namespace: &str, proof: &Proof) -> String {

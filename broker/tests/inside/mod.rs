@@ -34,7 +34,11 @@ impl TestServer {
 
     /// A server that is configured otherwise.
     pub async fn start_with(configure: impl FnOnce(&mut ServerConfig)) -> TestServer {
-        let folder = tempfile::tempdir().unwrap();
+        TestServer::start_in(tempfile::tempdir().unwrap(), configure).await
+    }
+
+    /// A server on a folder that one has left.
+    pub async fn start_in(folder: TempDir, configure: impl FnOnce(&mut ServerConfig)) -> TestServer {
         let mut config = ServerConfig::new("127.0.0.1:0".parse().unwrap(), folder.path());
         config.log.segment_bytes = 4 << 20;
         configure(&mut config);
@@ -90,10 +94,11 @@ impl TestServer {
         eventually(line, async || self.get("/metrics").await.text().lines().any(|found| found == line)).await;
     }
 
-    /// Stops the server in order.
-    pub async fn stop(self) {
+    /// Stops the server in order; leaves its folder.
+    pub async fn stop(self) -> TempDir {
         self.shutdown.cancel();
         timeout(PATIENCE, self.running).await.expect("the server stops").unwrap().unwrap();
+        self.folder
     }
 }
 

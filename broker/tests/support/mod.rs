@@ -10,6 +10,7 @@
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "each test binary uses a part of this")]
 
 pub mod http;
+pub mod losses;
 pub mod mount;
 pub mod proof;
 pub mod sse;

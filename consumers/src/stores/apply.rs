@@ -91,8 +91,8 @@ impl Applier<'_> {
 fn deleted_in(frame: &Frame) -> Result<Vec<NamespaceId>, StoresError> {
     let mut deleted = Vec::new();
     if frame.namespace() == NamespaceId::CONTROL {
-        for record in frame.records() {
-            if let ControlEvent::Deleted { id, .. } = ControlEvent::decode(&record)? {
+        for event in ControlEvent::all_in(frame) {
+            if let ControlEvent::Deleted { id, .. } = event? {
                 deleted.push(id);
             }
         }

@@ -1,6 +1,7 @@
 //! What the stores' tests share: a log in memory, publishes of all kinds, and the rows on disk.
 #![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::io::IoSlice;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -9,8 +10,10 @@ use std::time::Duration;
 use consumers::{StoredRecord, Stores};
 use rocksdb::{DB, IteratorMode, Options as RowOptions};
 use tempfile::TempDir;
-use tlog::{Append, Clock, Log, Memory, Namespace, Options};
-use wire::{DraftBuilder, NamespaceConfig, NamespaceName, NewRecord, Shard};
+use tlog::storage::File;
+use tlog::{Append, Clock, Log, Memory, Namespace, Options, Storage};
+use wire::loss::Known;
+use wire::{DraftBuilder, Frame, Loss, NamespaceConfig, NamespaceName, NewRecord, Shard};
 
 /// A clock that ticks when it is read.
 #[derive(Debug, Default)]
@@ -52,6 +55,22 @@ impl Fixture {
         Stores::open(self.dir.path(), log.clone()).unwrap()
     }
 
+    /// Puts losses where frames of the log stand, as `lose` says, and removes what is derived of the log.
+    /// Nobody may have it open.
+    pub fn lose(&self, lose: impl Fn(&Frame) -> Option<Loss>) {
+        let dir = self.dir.path().join("log");
+        for partition in 0..self.options.partitions {
+            for path in self.memory.list(&dir.join(format!("partitions/{partition:03}"))).unwrap() {
+                if path.extension().is_some_and(|extension| extension == "log") {
+                    lose_in(&*self.memory.open(&path).unwrap(), &lose);
+                } else {
+                    self.memory.remove(&path).unwrap();
+                }
+            }
+        }
+        std::fs::remove_dir_all(dir.join("rows")).unwrap();
+    }
+
     /// The stores' folder is gone.
     pub fn delete_stores(&self) {
         std::fs::remove_dir_all(self.dir.path().join("stores")).unwrap();
@@ -65,6 +84,33 @@ impl Fixture {
     /// All rows of a store, as they are on disk.
     pub fn rows_of(&self, shard: Shard) -> Vec<Row> {
         rows(self.dir.path(), &[b's', shard.0])
+    }
+}
+
+fn lose_in(segment: &dyn File, lose: &impl Fn(&Frame) -> Option<Loss>) {
+    let mut bytes = vec![0; segment.len().unwrap() as usize];
+    segment.read_at(&mut bytes, 0).unwrap();
+    let mut at = 64;
+    while let Some(Ok(length)) = bytes.get(at..).filter(|rest| rest.len() >= 12).map(Frame::length) {
+        let frame = Frame::decode(bytes[at..at + length].to_vec().into()).unwrap();
+        if let Some(loss) = lose(&frame) {
+            segment.write_at(&[IoSlice::new(loss.encode().unwrap().bytes())], at as u64).unwrap();
+        }
+        at += length;
+    }
+}
+
+/// The loss of a frame, of which this is known.
+pub fn loss_of(frame: &Frame, known: Known) -> Loss {
+    Loss {
+        position: frame.position(),
+        length: frame.len(),
+        namespace: frame.namespace(),
+        generation: frame.generation(),
+        base_offset: frame.base_offset(),
+        count: frame.record_count(),
+        time_micros: frame.time_micros(),
+        known,
     }
 }
 
