@@ -250,22 +250,33 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn wherever_connections_break_each_record_comes_once_and_in_order(
+    fn wherever_connections_break_each_record_comes_once_and_in_order_or_is_told_to_be_lost(
         cuts in prop::collection::vec(0usize..4000, 0..12),
-        frames in 1usize..8,
+        lost in prop::collection::vec(any::<bool>(), 1..8),
         records in 1usize..6,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let fake = Fake::start(Log::with(frames, records)).await;
-            let total = frames * records;
+            let mut log = Log::with(lost.len(), records);
+            (0..lost.len()).filter(|index| lost[*index]).for_each(|index| log.lose(index..index + 1));
+            let fake = Fake::start(log).await;
             fake.inner().cuts = cuts.clone().into();
             let mut subscription = subscribe(&fake).from(StartAt::Start).open().await.unwrap();
-            assert_eq!(offsets(&mut subscription, total).await, (0..total as u64).collect::<Vec<_>>());
+            let (mut due, total) = (0, (lost.len() * records) as u64);
+            while due < total {
+                let is_lost = lost[due as usize / records];
+                due = match subscription.next().await.unwrap().unwrap() {
+                    Event::Record(record) if !is_lost && record.offset == due => due + 1,
+                    Event::Reset(reset) if is_lost && reset.lost.from == due => reset.lost.to,
+                    event => panic!("{event:?} at {due}"),
+                };
+            }
             drop(subscription);
             fake.inner().cuts = cuts.into();
-            let proof = namespace(&fake).rebuild().finish().await.unwrap();
-            assert_eq!((proof.records, proof.chain), (total as u64, fake.inner().log.chain()));
+            let proof = namespace(&fake).rebuild().with_losses().finish().await.unwrap();
+            let told = (proof.lost.records() as usize, proof.records as usize);
+            let losses = lost.iter().filter(|lost| **lost).count() * records;
+            assert_eq!((told, proof.chain), ((losses, total as usize - losses), fake.inner().log.chain()));
         });
     }
 }

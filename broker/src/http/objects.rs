@@ -45,10 +45,10 @@ pub(crate) async fn previous(State(broker): Shared, uri: Uri) -> Result<Response
         if let Some(previous) = stores.previous(id)? {
             return Ok(previous);
         }
-        // Counters go up one by one: where one is missing between two, its object was lost.
+        // Counters go up one by one: only where records were lost can the one before be missing.
         Err(match id.previous() {
-            Some(lost) if stores.object(id)?.is_some() => {
-                Refusal::new(Code::ObjectLost, format!("the object before {id} was lost; it was {lost}"))
+            Some(_) if stores.object(id)?.is_some() => {
+                Refusal::new(Code::ObjectLost, format!("what came before {id} was lost"))
             }
             _ => Refusal::new(Code::ObjectNotFound, format!("no object comes before {id}")),
         })
