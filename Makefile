@@ -51,8 +51,9 @@ bench: build
 demo: build
 	python3 demo/demo.py $(TLOG)
 
-# The log on a simulated disk: SEEDS new seeds, for as long as they take.
+# The log and its consumers on a simulated disk: SEEDS new seeds, for as long as they take. The last lines
+# say what they amount to, and which faults there were.
 SEEDS ?= 1000
 .PHONY: simulate
 simulate: setup
-	TLOG_SIM_SEEDS=$(SEEDS) cargo test --release --package tlog --test simulation every_promise -- --nocapture
+	TLOG_SIM_SEEDS=$(SEEDS) cargo test --release --package simulation every_promise -- --nocapture

@@ -16,6 +16,7 @@
 //! | `stores::ring` | what the threads share: the database, each partition's turn |
 //! | `stores::apply`, `stores::batch` | frames become rows |
 //! | `stores::live` | the thread of a partition that keeps up with the log |
+//! | `stores::driver` | whose turn it is: threads, or a simulation's steps |
 //! | `stores::rebuild` | wiping one store and making it again while the others serve |
 //! | `stores::read`, `stores::range`, `stores::state` | the answers |
 //!
@@ -30,7 +31,23 @@
 //!    on disk is a prefix of the batches that were written, and each batch carries the offset row
 //!    that belongs to it. Applying goes on from there, as if nothing had happened.
 
+/// Whether the promise of this name is broken on purpose: never, without the feature `mutants`.
+#[cfg(feature = "mutants")]
+macro_rules! mutant {
+    ($name:ident) => {
+        $crate::mutants::Mutant::$name.is_active()
+    };
+}
+#[cfg(not(feature = "mutants"))]
+macro_rules! mutant {
+    ($name:ident) => {
+        false
+    };
+}
+
+#[cfg(feature = "mutants")]
+pub mod mutants;
 pub mod offsets;
 mod stores;
 
-pub use stores::{KeyPage, KeyRange, StoreState, StoredRecord, Stores, StoresError};
+pub use stores::{KeyPage, KeyRange, RawRow, StoreState, StoredRecord, Stores, StoresDriver, StoresError};

@@ -51,7 +51,7 @@ pub struct OffsetRow {
     pub position: Position,
     /// Records in all frames before it, control records too.
     pub records: u64,
-    frame: Position,
+    pub(crate) frame: Position,
     chain: Chain,
 }
 

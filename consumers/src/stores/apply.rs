@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tlog::{ControlEvent, Scan};
+use tlog::ControlEvent;
 use wire::{Frame, NamespaceId, Position};
 
 use crate::offsets::{Consumer, OffsetRow};
@@ -42,13 +42,11 @@ impl Applier<'_> {
         self.apply_records(&frames[from..], &ahead, offset)
     }
 
-    /// Applies what the log has next, about `max_bytes` of it, but nothing at `until` or behind.
-    pub(crate) fn advance(&self, scan: &mut Scan, until: Position, offset: &mut OffsetRow) -> Result<(), StoresError> {
-        let mut frames = scan.read_blocking(self.ring.batch_bytes())?;
-        if scan.position() > until {
-            frames.truncate(frames.partition_point(|frame| frame.position() < until));
-            *scan = self.ring.log.scan(self.partition.id, until);
-        }
+    /// Applies what the log has behind `offset`, about `max_bytes` of it, but nothing at `until` or
+    /// behind.
+    pub(crate) fn advance(&self, max_bytes: usize, until: Position, offset: &mut OffsetRow) -> Result<(), StoresError> {
+        let mut frames = self.ring.log.scan(self.partition.id, offset.position).read_blocking(max_bytes)?;
+        frames.truncate(frames.partition_point(|frame| frame.position() < until));
         self.apply(&frames, offset)
     }
 

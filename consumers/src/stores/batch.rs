@@ -64,6 +64,7 @@ impl Batch {
         let Some(key) = record.key else { return };
         rows::latest(&mut self.key, id.shard(), id.namespace(), key.as_bytes());
         match record.kind {
+            Kind::Tombstone if mutant!(ForgetTombstones) => {}
             Kind::Tombstone => self.rows.delete(&self.key),
             _ => self.rows.put(&self.key, id.counter().to_le_bytes()),
         }
@@ -90,8 +91,13 @@ impl Batch {
             self.growth[usize::from(shard.0)] -= objects;
             self.rows.delete(row);
             let latest = rows::latest_of(shard, namespace);
+            if mutant!(KeepDeletedRows) {
+                continue;
+            }
             if last > FEW_OBJECTS {
-                delete_prefix(&mut self.rows, &rows::objects_of(shard, namespace));
+                if !mutant!(KeepManyObjects) {
+                    delete_prefix(&mut self.rows, &rows::objects_of(shard, namespace));
+                }
                 delete_prefix(&mut self.rows, &latest);
                 continue;
             }
@@ -128,8 +134,22 @@ impl Batch {
         for (shard, objects) in &grown {
             self.rows.put(rows::objects(*shard, partition.id), objects.to_le_bytes());
         }
-        offset.put(&mut self.rows, consumer, partition.id);
+        let apart = [mutant!(OffsetRowBeforeState), mutant!(StateBeforeOffsetRow)];
+        let offset_alone = || {
+            let mut rows = WriteBatch::default();
+            offset.put(&mut rows, consumer, partition.id);
+            ring.write(rows)
+        };
+        if apart[0] {
+            offset_alone()?;
+        }
+        if apart == [false; 2] {
+            offset.put(&mut self.rows, consumer, partition.id);
+        }
         ring.write(self.rows)?;
+        if apart[1] {
+            offset_alone()?;
+        }
         for (shard, objects) in grown {
             partition.objects(shard).store(objects, Ordering::Relaxed);
         }

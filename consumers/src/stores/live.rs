@@ -13,6 +13,7 @@ use crate::stores::apply::Applier;
 use crate::stores::error::StoresError;
 use crate::stores::metrics::{self, LiveMetrics};
 use crate::stores::ring::{Partition, Ring};
+use crate::stores::shards::ShardSet;
 
 /// A batch of fewer records than this costs more by being a batch than by its records.
 const FEW_RECORDS: u64 = 4096;
@@ -49,28 +50,35 @@ impl<'a> Live<'a> {
 
     /// Applies what is in the log, and what comes, until the stores or the log are closed.
     fn follow(&mut self) -> Result<(), StoresError> {
-        let from = self.partition.turn.lock().offset.position;
-        let mut scan = self.ring.log.scan(self.partition.id, from);
         while !self.ring.stop.is_cancelled() {
             // Seen first, read then: what comes after the read moves it again.
             let end = *self.watermark.borrow_and_update();
             self.metrics.lag(end.records.saturating_sub(self.partition.applied.borrow().records));
-            let frames = match scan.read_blocking(self.ring.batch_bytes()) {
-                Err(ReadError::Closed) => return Ok(()),
-                frames => frames?,
-            };
-            if frames.is_empty() {
-                match self.ring.wait(self.watermark.changed()) {
-                    Some(Ok(())) => continue,
+            match self.step(self.ring.batch_bytes()) {
+                Ok(Some(records)) => self.gather(records),
+                Ok(None) => match self.ring.wait(self.watermark.changed()) {
+                    Some(Ok(())) => {}
                     Some(Err(_)) | None => return Ok(()),
-                }
+                },
+                Err(StoresError::Read(ReadError::Closed)) => return Ok(()),
+                Err(error) => return Err(error),
             }
-            let begun = Instant::now();
-            let records = self.apply(&frames)?;
-            self.metrics.applied(records, begun);
-            self.gather(records);
         }
         Ok(())
+    }
+
+    /// Applies what the log has next, about `max_bytes` of frames, and says how many records that was;
+    /// nothing where it has no more.
+    pub(crate) fn step(&self, max_bytes: usize) -> Result<Option<u64>, StoresError> {
+        let from = self.partition.turn.lock().offset.position;
+        let frames = self.ring.log.scan(self.partition.id, from).read_blocking(max_bytes)?;
+        if frames.is_empty() {
+            return Ok(None);
+        }
+        let begun = Instant::now();
+        let records = self.apply(&frames)?;
+        self.metrics.applied(records, begun);
+        Ok(Some(records))
     }
 
     /// Lets more records gather after a batch of few, unless a read waits for what comes: applying
@@ -83,14 +91,14 @@ impl<'a> Live<'a> {
     }
 
     /// Applies frames to all stores that are not being rebuilt; says how many records they had.
-    pub(crate) fn apply(&self, frames: &[Frame]) -> Result<u64, StoresError> {
+    fn apply(&self, frames: &[Frame]) -> Result<u64, StoresError> {
         let mut turn = self.partition.turn.lock();
         let before = turn.offset.records;
         let applier = Applier {
             ring: self.ring,
             partition: self.partition,
             consumer: Consumer::Stores,
-            shards: turn.rebuilding.others(),
+            shards: if mutant!(ApplyTwice) { ShardSet::NONE.others() } else { turn.rebuilding.others() },
         };
         let applied = applier.apply(frames, &mut turn.offset);
         let watermark = turn.offset.watermark();

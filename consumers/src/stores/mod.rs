@@ -5,6 +5,7 @@
 
 mod apply;
 mod batch;
+mod driver;
 mod error;
 mod live;
 mod metrics;
@@ -28,6 +29,7 @@ use tlog::{Log, Namespace};
 use tracing::{error, info, warn};
 use wire::{ObjectId, Offset, Position, Shard};
 
+pub use self::driver::{RawRow, StoresDriver};
 pub use self::error::StoresError;
 pub use self::range::{KeyPage, KeyRange};
 pub use self::read::StoredRecord;
@@ -53,15 +55,25 @@ impl Stores {
     /// # Errors
     /// Where the folder can't be read, or is not of this log.
     pub fn open(dir: &Path, log: Log) -> Result<Stores, StoresError> {
-        let ring = Arc::new(Ring::open(&dir.join("stores"), log)?);
-        let running = Running { ring, threads: Mutex::default() };
         // From here on a return ends the threads that were started.
-        for index in 0..running.ring.partitions.len() {
-            running.start(format!("stores-{index:03}"), move |ring| live::run(ring, &ring.partitions[index]))?;
+        let (stores, driver) = Stores::open_driven(dir, log)?;
+        for index in 0..driver.0.partitions.len() {
+            stores.0.start(format!("stores-{index:03}"), move |ring| live::run(ring, &ring.partitions[index]))?;
         }
-        running.start("stores-rebuild".to_owned(), rebuild::run)?;
-        info!(dir = %running.ring.dir.display(), "the stores are open");
-        Ok(Stores(Arc::new(running)))
+        stores.0.start("stores-rebuild".to_owned(), rebuild::run)?;
+        info!(dir = %driver.0.dir.display(), "the stores are open");
+        Ok(stores)
+    }
+
+    /// Like [`Stores::open`], but without threads: nothing is applied or rebuilt until the driver is
+    /// told to.
+    ///
+    /// # Errors
+    /// Where the folder can't be read, or is not of this log.
+    pub fn open_driven(dir: &Path, log: Log) -> Result<(Stores, StoresDriver), StoresError> {
+        let ring = Arc::new(Ring::open(&dir.join("stores"), log)?);
+        let running = Running { ring: Arc::clone(&ring), threads: Mutex::default() };
+        Ok((Stores(Arc::new(running)), StoresDriver(ring)))
     }
 
     /// The latest record of a key; nothing where the key has none, or its latest is a tombstone.

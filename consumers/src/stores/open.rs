@@ -1,7 +1,7 @@
 //! Opening the stores: what their rows say is checked against the log before anything goes on.
 
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rocksdb::{DB, WriteBatch};
@@ -30,6 +30,7 @@ impl Ring {
             rebuilding: Mutex::default(),
             rebuild: Notify::new(),
             stop: CancellationToken::new(),
+            writes_left: AtomicU64::new(u64::MAX),
         };
         ring.check_meta()?;
         let rebuilding = ring.read_rebuilding()?;
@@ -79,14 +80,14 @@ impl Ring {
         })?;
         let mut left_alone = ShardSet::NONE;
         for shard in rebuilding.iter() {
-            if OffsetRow::read(&self.db, Consumer::Rebuild(shard), id)?.is_some() {
+            if OffsetRow::read(&self.db, Consumer::Rebuild(shard), id)?.is_some() && !mutant!(ForgetRebuilds) {
                 left_alone.insert(shard);
             }
         }
         let partition = Partition::new(id, offset, left_alone);
         for shard in (0..=u8::MAX).map(Shard) {
             let row = rows::objects(shard, id);
-            if let Some(value) = self.db.get_pinned(row)? {
+            if let (Some(value), false) = (self.db.get_pinned(row)?, mutant!(ForgetCounts)) {
                 let objects = rows::count(&value).ok_or_else(|| StoresError::damaged(&row, "it is not a count"))?;
                 partition.objects(shard).store(objects, Ordering::Relaxed);
             }

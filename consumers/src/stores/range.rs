@@ -162,7 +162,7 @@ impl Merge<'_> {
         while run.len() < self.ahead && bytes < AHEAD_BYTES {
             let Some((row, value)) = self.rows.item() else { break };
             let Some(key) = row.strip_prefix(&prefix) else { break };
-            if self.to.as_ref().is_some_and(|to| key >= &to[..]) {
+            if self.to.as_ref().is_some_and(|to| key > &to[..] || (key == to && !mutant!(RangeTakesEnd))) {
                 break;
             }
             let counter = rows::counter(value).ok_or_else(|| StoresError::damaged(row, "it is not a counter"))?;

@@ -51,7 +51,9 @@ impl Ring {
         // Only one that holds `rebuilding` takes more than one turn, so this can't lock up.
         let mut turns: Vec<_> = self.partitions.iter().map(|partition| partition.turn.lock()).collect();
         let mut rows = WriteBatch::default();
-        delete_prefix(&mut rows, &rows::store(shard));
+        if !mutant!(RebuildOverOld) {
+            delete_prefix(&mut rows, &rows::store(shard));
+        }
         rows.put(rows::rebuilding(shard), b"");
         for partition in &self.partitions {
             OffsetRow::START.put(&mut rows, Consumer::Rebuild(shard), partition.id);
@@ -66,10 +68,23 @@ impl Ring {
         info!(%shard, "the store is wiped, and will be rebuilt from the log");
         self.rebuild.notify_one();
         // So that a crash does not undo what was answered to have begun.
-        if let Err(error) = self.db.flush() {
+        if let Err(error) = self.flush() {
             warn!(%shard, %error, "that the store is to be rebuilt is not saved yet");
         }
         Ok(())
+    }
+
+    /// The store that is rebuilt now, if any is.
+    pub(crate) fn next_rebuild(&self) -> Option<Shard> {
+        self.rebuilding.lock().iter().next()
+    }
+
+    fn flush(&self) -> Result<(), StoresError> {
+        // A process that has ended at its last write saves nothing any more.
+        if mutant!(RebuildNotSaved) || self.writes_left.load(Ordering::Relaxed) == 0 {
+            return Ok(());
+        }
+        Ok(self.db.flush()?)
     }
 }
 
@@ -77,8 +92,7 @@ impl Ring {
 pub(crate) fn run(ring: &Ring) {
     let errors = metrics::errors("rebuild");
     loop {
-        let next = ring.rebuilding.lock().iter().next();
-        match next {
+        match ring.next_rebuild() {
             Some(shard) => ring.insist(
                 || Rebuild { ring, shard }.run(),
                 |error| {
@@ -96,18 +110,25 @@ pub(crate) fn run(ring: &Ring) {
     }
 }
 
-struct Rebuild<'a> {
-    ring: &'a Ring,
-    shard: Shard,
+/// A store's rebuild, which stands where the store's rows say.
+pub(crate) struct Rebuild<'a> {
+    pub(crate) ring: &'a Ring,
+    pub(crate) shard: Shard,
 }
 
 impl Rebuild<'_> {
-    /// Rebuilds the store, from where it stands. Returns early where the stores are closed.
+    /// Rebuilds the store. Returns early where the stores are closed.
     fn run(&self) -> Result<(), StoresError> {
+        while !self.ring.stop.is_cancelled() && !self.step(self.ring.batch_bytes())? {}
+        Ok(())
+    }
+
+    /// Does what comes next, with about `max_bytes` of frames at a time. Whether the store is whole.
+    pub(crate) fn step(&self, max_bytes: usize) -> Result<bool, StoresError> {
         for partition in &self.ring.partitions {
-            self.apply_partition(partition)?;
-            if self.ring.stop.is_cancelled() {
-                return Ok(());
+            if let Some(offset) = OffsetRow::read(&self.ring.db, Consumer::Rebuild(self.shard), partition.id)? {
+                self.apply(partition, offset, max_bytes)?;
+                return Ok(false);
             }
         }
         let mut rows = WriteBatch::default();
@@ -115,28 +136,25 @@ impl Rebuild<'_> {
         self.ring.write(rows)?;
         self.ring.rebuilding.lock().remove(self.shard);
         info!(shard = %self.shard, "the store is rebuilt");
-        Ok(())
+        Ok(true)
     }
 
-    /// Applies a partition to the store up to where the live reader is, and hands over to it.
-    fn apply_partition(&self, partition: &Partition) -> Result<(), StoresError> {
+    /// Brings the store nearer to where a partition's live reader is, or hands over to that reader.
+    fn apply(&self, partition: &Partition, mut offset: OffsetRow, max_bytes: usize) -> Result<(), StoresError> {
         let consumer = Consumer::Rebuild(self.shard);
-        let Some(mut offset) = OffsetRow::read(&self.ring.db, consumer, partition.id)? else { return Ok(()) };
         let applier = Applier { ring: self.ring, partition, consumer, shards: ShardSet::only(self.shard) };
-        let mut scan = self.ring.log.scan(partition.id, offset.position);
-        loop {
-            let live = partition.applied.borrow().position;
-            if live.saturating_sub(offset.position) <= HANDOVER_BYTES {
-                break;
-            }
-            if self.ring.stop.is_cancelled() {
-                return Ok(());
-            }
-            applier.advance(&mut scan, live, &mut offset)?;
+        let live = partition.applied.borrow().position;
+        if live.saturating_sub(offset.position) > HANDOVER_BYTES.min(max_bytes as u64) {
+            return applier.advance(max_bytes, live, &mut offset);
         }
         let mut turn = partition.turn.lock();
-        while offset.position < turn.offset.position {
-            applier.advance(&mut scan, turn.offset.position, &mut offset)?;
+        let end = match () {
+            () if mutant!(HandOverEarly) => turn.offset.frame,
+            () if mutant!(HandOverLate) => self.ring.log.watermark(partition.id).borrow().position,
+            () => turn.offset.position,
+        };
+        while offset.position < end {
+            applier.advance(max_bytes, end, &mut offset)?;
         }
         let mut rows = WriteBatch::default();
         rows.delete(consumer.key(partition.id));
@@ -201,14 +219,7 @@ mod tests {
     /// Does what the live readers do, as far as the log goes now.
     fn live(ring: &Ring) {
         for partition in &ring.partitions {
-            let mut scan = ring.log.scan(partition.id, partition.turn.lock().offset.position);
-            loop {
-                let frames = scan.read_blocking(10_000).unwrap();
-                if frames.is_empty() {
-                    break;
-                }
-                Live::new(ring, partition).apply(&frames).unwrap();
-            }
+            while Live::new(ring, partition).step(10_000).unwrap().is_some() {}
         }
     }
 
@@ -258,7 +269,10 @@ mod tests {
         assert_eq!(rows_of(&ring, shard), [], "the live readers leave the store alone");
         assert_eq!(read(&ring, &namespaces[1], other).unwrap(), "two");
 
-        Rebuild { ring: &ring, shard }.apply_partition(&ring.partitions[0]).unwrap();
+        let first = || OffsetRow::read(&ring.db, Consumer::Rebuild(shard), 0).unwrap();
+        while first().is_some() {
+            assert!(!Rebuild { ring: &ring, shard }.step(10_000).unwrap());
+        }
         assert_eq!(state(&ring, shard).objects, objects, "half of it, twice");
         publish(&log, &namespaces, "three").await;
         live(&ring);

@@ -1,7 +1,7 @@
 //! The ring of stores, as its threads share it.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,8 @@ pub(crate) struct Ring {
     /// Says that there is a store to rebuild.
     pub(crate) rebuild: Notify,
     pub(crate) stop: CancellationToken,
+    /// Writes that are done before the process has ended: as many as there are, but in a simulation.
+    pub(crate) writes_left: AtomicU64,
 }
 
 /// A partition of the log, as the stores follow it.
@@ -78,6 +80,8 @@ impl Ring {
 
     /// Writes a batch: all of it or nothing, behind all that was written before (invariant 8).
     pub(crate) fn write(&self, batch: WriteBatch) -> Result<(), StoresError> {
+        let left = |writes: u64| writes.checked_sub(1);
+        self.writes_left.try_update(Ordering::Relaxed, Ordering::Relaxed, left).map_err(|_| StoresError::Closed)?;
         Ok(self.db.write_opt(batch, &unlogged())?)
     }
 

@@ -2,7 +2,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
 
-use tlog::mutants::Mutant;
+use consumers::mutants::Mutant as OfStores;
+use tlog::mutants::Mutant as OfLog;
 
 use crate::runner::run;
 
@@ -23,16 +24,22 @@ fn first_finding() -> Option<(u64, String)> {
 fn every_mutant_is_found() {
     set_hook(Box::new(|_| {}));
     let mut alive = Vec::new();
-    for mutant in Mutant::ALL {
-        Mutant::activate(Some(mutant));
-        match first_finding() {
-            Some((seed, finding)) => {
-                let finding: String = finding.chars().take(160).collect();
-                eprintln!("{mutant:?}: seed {seed}: {finding}");
-            }
-            None => alive.push(mutant),
+    let mut find = |mutant: String| match first_finding() {
+        Some((seed, finding)) => {
+            let finding: String = finding.chars().take(160).collect();
+            eprintln!("{mutant}: seed {seed}: {finding}");
         }
+        None => alive.push(mutant),
+    };
+    for mutant in OfLog::ALL {
+        OfLog::activate(Some(mutant));
+        find(format!("{mutant:?}"));
     }
-    Mutant::activate(None);
+    OfLog::activate(None);
+    for mutant in OfStores::ALL {
+        OfStores::activate(Some(mutant));
+        find(format!("{mutant:?}"));
+    }
+    OfStores::activate(None);
     assert!(alive.is_empty(), "not found: {alive:?}");
 }

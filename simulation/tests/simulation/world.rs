@@ -14,8 +14,9 @@ use tlog::{Append, AppendError, Appended, Created, Driver, Log, OpenError, Optio
 use tokio::runtime::Runtime;
 use wire::Chain;
 
+use crate::folder::{Fate, Folder};
 use crate::model::{Model, Request};
-use crate::rows::{Fate, RowsFolder};
+use crate::stores::{SimStores, StoresCounts};
 use crate::workload;
 use crate::workload::Shape;
 
@@ -96,6 +97,7 @@ pub struct Outcome {
     pub counts: FaultCounts,
     pub records: u64,
     pub restarts: u64,
+    pub stores: StoresCounts,
 }
 
 pub struct World {
@@ -104,7 +106,9 @@ pub struct World {
     pub dir: PathBuf,
     pub options: Options,
     pub model: Model,
-    pub rows: RowsFolder,
+    pub rows: Folder,
+    /// In a run that has them.
+    pub stores: Option<SimStores>,
     pub counts: FaultCounts,
     runtime: Runtime,
     pub process: Option<Process>,
@@ -167,7 +171,8 @@ impl World {
         let partitions = usize::from(options.partitions);
         World {
             storage: Simulated::new(rng.number()),
-            rows: RowsFolder::new(&dir),
+            rows: Folder::new(dir.join("rows")),
+            stores: rng.chance(1, 2).then(|| SimStores::new(&dir)),
             dir,
             model: Model::new(options.partitions),
             options,
@@ -198,7 +203,8 @@ impl World {
         counts.add_all(&self.storage.counts());
         let records = self.model.partitions.iter().map(|partition| partition.records).sum();
         let trace = self.trace.after(&self.storage.trace().0);
-        Outcome { trace, counts, records, restarts: self.restarts }
+        let stores = self.stores.as_ref().map(|stores| stores.counts).unwrap_or_default();
+        Outcome { trace, counts, records, restarts: self.restarts, stores }
     }
 
     pub fn partitions(&self) -> std::ops::Range<u16> {
@@ -206,7 +212,7 @@ impl World {
     }
 
     /// Faults that an answer may be owed to.
-    fn excuses(&self) -> u64 {
+    pub fn excuses(&self) -> u64 {
         let counts = self.storage.counts();
         let kinds = [
             Fault::ReadError,
@@ -222,6 +228,19 @@ impl World {
 
     /// One thing happens, and what can be checked of it is.
     pub fn step(&mut self) {
+        if self.stores.is_some() && self.rng.chance(1, 3) {
+            self.step_stores();
+        } else {
+            self.step_log();
+        }
+        let has_ended = self.storage.stopped() || self.stores.as_ref().is_some_and(SimStores::has_ended);
+        if has_ended || (self.failed.contains(&true) && self.rng.chance(1, 3)) {
+            let end = if self.rng.chance(1, 2) { End::Killed } else { End::PowerCut };
+            self.restart(end);
+        }
+    }
+
+    fn step_log(&mut self) {
         match self.rng.below(100) {
             0..40 => self.ask_and_commit(),
             40..56 => self.keep(),
@@ -243,7 +262,7 @@ impl World {
             }
             84..88 => {
                 let Process { driver, .. } = self.process.as_ref().unwrap();
-                self.rows.remember(driver);
+                driver.copy_rows(self.rows.next_copy()).unwrap();
                 self.note("rows copied");
             }
             88..91 => self.storage.shift_clock(self.rng.below(7_200_000_000) as i64 - 3_600_000_000),
@@ -251,10 +270,6 @@ impl World {
             93..95 => self.restart(End::Killed),
             95..97 => self.restart(End::PowerCut),
             _ => self.check_namespaces(),
-        }
-        if self.storage.stopped() || (self.failed.contains(&true) && self.rng.chance(1, 3)) {
-            let end = if self.rng.chance(1, 2) { End::Killed } else { End::PowerCut };
-            self.restart(end);
         }
     }
 
@@ -302,6 +317,15 @@ impl World {
         }
     }
 
+    /// What comes of something that nothing holds up.
+    pub fn within_seconds<T>(&self, future: impl Future<Output = T>) -> T {
+        let within = std::time::Duration::from_secs(20);
+        let Ok(result) = self.runtime.block_on(async { tokio::time::timeout(within, future).await }) else {
+            broken!("something was served and not answered")
+        };
+        result
+    }
+
     /// Lets a partition's sequencer serve what waits.
     fn commit(&mut self, partition: u16) {
         let at = usize::from(partition);
@@ -310,9 +334,7 @@ impl World {
         process.driver.commit(partition);
         let asked = std::mem::take(&mut process.asked[at]);
         for Asked { request, answer } in asked {
-            let within = std::time::Duration::from_secs(20);
-            let answer = self.runtime.block_on(async { tokio::time::timeout(within, answer).await });
-            let Ok(answer) = answer else { broken!("a request was served and not answered") };
+            let answer = self.within_seconds(answer);
             self.note(&answer.brief());
             let faulty = self.excuses() > before || self.storage.stopped();
             if matches!(answer.error(), Some(AppendError::WriteFailed(_))) {
@@ -426,6 +448,9 @@ impl World {
             }
         }
         self.storage.on_sync(None);
+        if let Some(stores) = &mut self.stores {
+            stores.end(end, &mut self.rng);
+        }
         self.process = None;
         let fate = if end == End::Closed { Fate::Kept } else { self.rows.crash(&mut self.rng) };
         match end {
@@ -450,7 +475,7 @@ impl World {
         }
         self.note("open");
         self.calm(World::verify_all);
-        true
+        self.open_stores()
     }
 
     pub fn open_on(&self, storage: &Simulated, dir: &Path) -> Result<(Log, Driver), OpenError> {

@@ -63,6 +63,8 @@ pub struct PartitionModel {
     pub frames: Vec<Frame>,
     pub end: u64,
     pub records: u64,
+    /// By the positions of their frames.
+    pub deletes: BTreeMap<u64, NamespaceId>,
     last_time: i64,
     next_slot: u32,
     control_offset: u64,
@@ -142,6 +144,7 @@ impl Model {
                 let event =
                     ControlEvent::Deleted { id: namespace.handle.id(), generation: namespace.handle.generation() };
                 state.follow_control(frame, &event)?;
+                state.deletes.insert(frame.position(), namespace.handle.id());
                 namespace.live = false;
             }
         }

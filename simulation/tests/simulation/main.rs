@@ -1,15 +1,16 @@
-//! The log on a simulated disk, under a random workload, power cuts and faults, against a model: see
-//! `tlog/tests/README.md`.
+//! The log and its consumers on a simulated disk, under a random workload, power cuts and faults, against
+//! a model: see `tlog/tests/README.md`.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod damage;
 mod durable;
+mod folder;
 mod model;
 #[cfg(feature = "mutants")]
 mod mutants;
-mod rows;
 #[cfg_attr(feature = "mutants", expect(dead_code, reason = "mutants run their seeds one by one"))]
 mod runner;
+mod stores;
 mod verify;
 mod workload;
 mod world;
@@ -31,7 +32,7 @@ fn every_promise_holds_whatever_the_disk_does() {
 #[cfg(not(feature = "mutants"))]
 #[test]
 fn a_seed_gives_the_same_run_to_the_byte() {
-    for seed in 0..6 {
+    for seed in 0..12 {
         assert_eq!(runner::run(seed), runner::run(seed), "seed {seed}");
     }
 }

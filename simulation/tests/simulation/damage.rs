@@ -9,7 +9,7 @@ use tlog::{Log, OpenError, ReadError};
 use wire::Frame;
 
 use crate::durable::{SEGMENT_HEADER_BYTES, partition_dir, segments};
-use crate::rows::Fate;
+use crate::folder::Fate;
 use crate::world::{End, World, broken};
 
 const SECTOR_BYTES: u64 = 512;

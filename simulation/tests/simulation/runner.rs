@@ -1,14 +1,17 @@
 //! Many seeds, on all cores; a seed that fails says how to run it again.
 
 use std::collections::hash_map::RandomState;
+use std::fmt;
 use std::hash::BuildHasher;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
-use tlog::storage::simulated::FaultCounts;
+use tlog::storage::simulated::{Fault, FaultCounts};
 
 use crate::damage;
+use crate::stores::StoresCounts;
 use crate::world::{End, Outcome, World};
 
 /// Runs one seed from an empty disk to the end. Panics where a promise is broken.
@@ -18,6 +21,7 @@ pub fn run(seed: u64) -> Outcome {
     for _ in 0..20 + world.rng.below(60) {
         world.step();
     }
+    world.finish_stores();
     damage::rounds(&mut world);
     world.outcome()
 }
@@ -45,30 +49,57 @@ impl Seeds {
 /// Failures after which a run ends.
 const MOST_FAILURES: usize = 5;
 
+/// What all runs amount to.
+#[derive(Default)]
+struct Totals {
+    seeds: u64,
+    records: u64,
+    restarts: u64,
+    faults: FaultCounts,
+    stores: StoresCounts,
+}
+
+impl Totals {
+    fn add(&mut self, outcome: &Outcome) {
+        self.seeds += 1;
+        self.records += outcome.records;
+        self.restarts += outcome.restarts;
+        self.faults.add_all(&outcome.counts);
+        self.stores += outcome.stores;
+    }
+}
+
+impl fmt::Display for Totals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Totals { seeds, records, restarts, faults, stores } = self;
+        let cuts = faults.of(Fault::PowerCut);
+        writeln!(f, "total: {seeds} seeds, {records} records, {restarts} restarts, {cuts} power cuts")?;
+        writeln!(f, "faults: {faults}")?;
+        write!(f, "stores: {stores}")
+    }
+}
+
 /// Runs seeds on all cores, until a few have failed.
 pub fn run_all(Seeds(seeds): Seeds) {
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let next = AtomicU64::new(0);
     let failed = Mutex::new(Vec::new());
-    let totals = Mutex::new((FaultCounts::default(), 0, 0, 0));
+    let totals = Mutex::new(Totals::default());
     let work = || {
         while failed.lock().unwrap().len() < MOST_FAILURES {
             let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed) as usize) else { return };
             match catch_unwind(AssertUnwindSafe(|| run(*seed))) {
                 Ok(outcome) => {
                     let mut totals = totals.lock().unwrap();
-                    totals.0.add_all(&outcome.counts);
-                    totals.1 += 1;
-                    totals.2 += outcome.records;
-                    totals.3 += outcome.restarts;
-                    if totals.1 % 1000 == 0 {
-                        eprintln!("{} seeds in {:.0?}", totals.1, begun.elapsed());
+                    totals.add(&outcome);
+                    if totals.seeds.is_multiple_of(1000) {
+                        eprintln!("{} seeds in {:.0?}", totals.seeds, begun.elapsed());
                     }
                 }
                 Err(_) => {
                     failed.lock().unwrap().push(*seed);
                     eprintln!(
-                        "seed {seed} fails; run it again with\n  TLOG_SIM_SEED={seed} cargo test --release -p tlog --test simulation every_promise"
+                        "seed {seed} fails; run it again with\n  TLOG_SIM_SEED={seed} cargo test --release -p simulation every_promise"
                     );
                 }
             }
@@ -79,8 +110,7 @@ pub fn run_all(Seeds(seeds): Seeds) {
             scope.spawn(work);
         }
     });
-    let (counts, done, records, restarts) = totals.into_inner().unwrap();
-    eprintln!("{done} seeds, {records} records, {restarts} restarts in {:.1?}; {counts}", begun.elapsed());
+    eprintln!("in {:.1?}\n{}", begun.elapsed(), totals.into_inner().unwrap());
     let failed = failed.into_inner().unwrap();
     assert!(failed.is_empty(), "these seeds fail, see above: {failed:?}");
 }

@@ -1,17 +1,16 @@
-//! The folder of the rows over crashes. RocksDB has its own files and keeps its own promises; what a
-//! crash leaves of it is modelled by whole folders: as it is, as it was at some earlier moment, or
-//! nothing at all.
+//! A folder of what is derived, over crashes: the rows of the log, the stores. RocksDB has its own files
+//! and keeps its own promises; what a crash leaves of it is modelled by whole folders: as it is, as it
+//! was at some earlier moment, or nothing at all.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use tlog::Driver;
 use tlog::storage::simulated::Rng;
 
-/// Copies of the rows that are kept at once.
+/// Copies that are kept at once.
 const MOST_COPIES: usize = 3;
 
-/// What becomes of the rows at a crash.
+/// What becomes of the folder at a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// All that was written.
@@ -21,36 +20,30 @@ pub enum Fate {
     Lost,
 }
 
-/// The rows of a data folder, and copies of them from earlier.
+/// A folder, and copies of it from earlier.
 #[derive(Debug)]
-pub struct RowsFolder {
+pub struct Folder {
     dir: PathBuf,
     copies: Vec<PathBuf>,
     made: u64,
 }
 
-impl RowsFolder {
-    pub fn new(data: &Path) -> RowsFolder {
-        RowsFolder { dir: data.join("rows"), copies: Vec::new(), made: 0 }
+impl Folder {
+    pub fn new(dir: PathBuf) -> Folder {
+        Folder { dir, copies: Vec::new(), made: 0 }
     }
 
-    fn next_copy(&mut self) -> PathBuf {
+    /// Keeps what a crash right now would leave: where to copy it to. What was copied first is given up.
+    pub fn next_copy(&mut self) -> &Path {
         self.made += 1;
-        let copy = self.dir.with_file_name(format!("rows-{}", self.made));
         if self.copies.len() == MOST_COPIES {
             fs::remove_dir_all(self.copies.remove(0)).unwrap();
         }
-        self.copies.push(copy.clone());
-        copy
+        self.copies.push(self.beside(&self.made.to_string()));
+        &self.copies[self.copies.len() - 1]
     }
 
-    /// Keeps what a flush right now would leave.
-    pub fn remember(&mut self, driver: &Driver) {
-        let copy = self.next_copy();
-        driver.copy_rows(&copy).unwrap();
-    }
-
-    /// Decides what a crash leaves. The log is closed.
+    /// Decides what a crash leaves. Nobody has the folder open.
     pub fn crash(&mut self, rng: &mut Rng) -> Fate {
         match rng.below(4) {
             0 => {
@@ -66,18 +59,19 @@ impl RowsFolder {
         }
     }
 
-    /// Puts the folder aside, to be restored as often as it takes. The log is closed.
+    /// Puts the folder aside, to be restored as often as it takes. Nobody has it open.
     pub fn save(&self) {
-        copy_dir(&self.dir, &self.saved());
+        copy_dir(&self.dir, &self.beside("saved"));
     }
 
     pub fn restore(&self) {
         self.remove();
-        copy_dir(&self.saved(), &self.dir);
+        copy_dir(&self.beside("saved"), &self.dir);
     }
 
-    fn saved(&self) -> PathBuf {
-        self.dir.with_file_name("rows-saved")
+    fn beside(&self, what: &str) -> PathBuf {
+        let name = self.dir.file_name().unwrap().to_string_lossy();
+        self.dir.with_file_name(format!("{name}-{what}"))
     }
 
     fn remove(&self) {

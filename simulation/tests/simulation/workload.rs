@@ -78,6 +78,12 @@ fn items(rng: &mut Rng, shape: Shape) -> Vec<Item> {
         let value = (0..380).map(|_| b'a' + rng.below(26) as u8).collect();
         return vec![Item { key: None, headers: Vec::new(), kind: Kind::Text, value }];
     }
+    if rng.chance(1, 60) {
+        // Many of one key: more objects of a namespace in one store than are deleted one by one.
+        let key = Some(format!("k{}", rng.below(20)));
+        let item = Item { key, headers: Vec::new(), kind: Kind::Text, value: Vec::new() };
+        return vec![item; 100 + rng.index(100)];
+    }
     let (count, most) = match rng.below(40) {
         // Larger than a segment.
         0 => (1 + rng.below(3), 9_000),

@@ -1,0 +1,69 @@
+//! Faults that can be put into the stores on purpose, to prove that the simulation finds each of them:
+//! see `tlog/tests/README.md`. Only with the feature `mutants`; without it `mutant!` is `false`, and
+//! nothing of this is compiled.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+static ACTIVE: AtomicU8 = AtomicU8::new(u8::MAX);
+
+/// A promise that is broken on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutant {
+    /// The offset row is written by itself, before the state that it stands for.
+    OffsetRowBeforeState,
+    /// The offset row is written by itself, behind the state that it stands for.
+    StateBeforeOffsetRow,
+    /// A rebuild hands over one frame before where the live reader is.
+    HandOverEarly,
+    /// A rebuild hands over behind where the live reader is.
+    HandOverLate,
+    /// The live reader applies to a store that is being rebuilt, too.
+    ApplyTwice,
+    /// A rebuild does not wipe what was there.
+    RebuildOverOld,
+    /// That a store is to be rebuilt is answered before it is saved.
+    RebuildNotSaved,
+    /// A start forgets who applies what to a store that is being rebuilt.
+    ForgetRebuilds,
+    /// Reads answer from a store that is not whole.
+    ShowRebuilding,
+    /// A tombstone leaves the key's last value in its place.
+    ForgetTombstones,
+    /// A deleted namespace leaves its rows behind.
+    KeepDeletedRows,
+    /// A deleted namespace leaves its objects behind, where it has many.
+    KeepManyObjects,
+    /// A range takes in the key that it ends before.
+    RangeTakesEnd,
+    /// The counts of objects begin anew at a start.
+    ForgetCounts,
+}
+
+impl Mutant {
+    /// All of them.
+    pub const ALL: [Mutant; 14] = [
+        Mutant::OffsetRowBeforeState,
+        Mutant::StateBeforeOffsetRow,
+        Mutant::HandOverEarly,
+        Mutant::HandOverLate,
+        Mutant::ApplyTwice,
+        Mutant::RebuildOverOld,
+        Mutant::RebuildNotSaved,
+        Mutant::ForgetRebuilds,
+        Mutant::ShowRebuilding,
+        Mutant::ForgetTombstones,
+        Mutant::KeepDeletedRows,
+        Mutant::KeepManyObjects,
+        Mutant::RangeTakesEnd,
+        Mutant::ForgetCounts,
+    ];
+
+    /// Breaks this promise from now on, and keeps all others; with `None` all are kept.
+    pub fn activate(mutant: Option<Mutant>) {
+        ACTIVE.store(mutant.map_or(u8::MAX, |mutant| mutant as u8), Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_active(self) -> bool {
+        ACTIVE.load(Ordering::Relaxed) == self as u8
+    }
+}
