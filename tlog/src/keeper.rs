@@ -207,3 +207,51 @@ pub(crate) fn zero(file: &dyn File, mut from: u64, to: u64) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use wire::Position;
+
+    use super::*;
+    use crate::partition::Watermark;
+    use crate::recent::Recent;
+    use crate::segment::log_path;
+    use crate::segment::open::SegmentFile;
+    use crate::storage::Memory;
+
+    /// The keeper of a partition whose first segment is in use.
+    fn beside_a_segment(memory: &Memory, folder: &std::path::Path) -> (Keeper, Chores) {
+        let dir = folder.join("000");
+        let path = log_path(&dir, 0);
+        let file = memory.create(&path).unwrap();
+        let active = OpenSegment::new(SegmentFile { path, base: 0, file });
+        let watermark = Watermark { position: 0, records: 0 };
+        let shared = Arc::new(Shared::new(0, Recent::new(Vec::new(), active, 0), watermark));
+        let rows = Arc::new(Rows::open(&folder.join("rows")).unwrap());
+        keeper(Arc::new(memory.clone()), dir, 4096, shared, rows)
+    }
+
+    #[test]
+    fn a_spare_that_is_being_put_to_use_is_left_alone_by_the_making_of_the_next() {
+        let (memory, folder) = (Memory::new(), tempfile::tempdir().unwrap());
+        let (keeper, chores) = beside_a_segment(&memory, folder.path());
+        let mut bases: Vec<Position> = Vec::new();
+        keeper.prepare();
+        assert!(chores.step());
+        for base in [1000, 2000, 3000] {
+            let spare = keeper.take_spare().unwrap();
+            // The keeper's turn comes before the spare has the name of a segment.
+            keeper.prepare();
+            assert!(chores.step());
+            memory.rename(&spare.path, &log_path(&folder.path().join("000"), base)).unwrap();
+            spare.file.write_at(&[IoSlice::new(&base.to_le_bytes())], 0).unwrap();
+            bases.push(base);
+        }
+        for base in bases {
+            let mut bytes = [0; 8];
+            let named = memory.open(&log_path(&folder.path().join("000"), base)).unwrap();
+            named.read_at(&mut bytes, 0).unwrap();
+            assert_eq!(bytes, base.to_le_bytes(), "what was written is in the file that has the name");
+        }
+    }
+}

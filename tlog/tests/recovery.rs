@@ -167,6 +167,34 @@ async fn a_missing_segment_is_an_error_and_so_is_a_damaged_sealed_one_when_it_is
 }
 
 #[tokio::test]
+async fn zeros_in_a_sealed_segment_are_damage_to_that_segment_and_not_a_segment_that_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = Options { segment_bytes: 4096, ..options() };
+    let log = open(dir.path(), &Arc::new(Disk), small).unwrap();
+    let orders = create(&log, "orders").await;
+    for _ in 0..30 {
+        append(&log, &orders, &[&"v".repeat(400)]).await.unwrap();
+    }
+    log.close();
+    drop(log);
+    // A sector that was lost: all that follows in the segment is zeros, and the next one is there.
+    let path = segment(dir.path());
+    let mut bytes = std::fs::read(&path).unwrap();
+    let from = bytes.len() / 2;
+    bytes[from..].fill(0);
+    std::fs::write(&path, &bytes).unwrap();
+    let report = tlog::check::check(&Disk, dir.path(), |_| {}).unwrap();
+    assert_eq!(report.faults.first().map(|fault| &fault.file), Some(&path), "{report:?}");
+    // Whole frames are left, and nothing else.
+    let end = 64 + report.faults[0].position as usize;
+    bytes[end..].fill(0);
+    std::fs::write(&path, &bytes).unwrap();
+    let report = tlog::check::check(&Disk, dir.path(), |_| {}).unwrap();
+    assert_eq!(report.faults.first().map(|fault| &fault.file), Some(&path), "{report:?}");
+    assert_eq!(64 + report.faults[0].position as usize, end);
+}
+
+#[tokio::test]
 async fn a_segment_that_was_just_made_is_taken_as_empty() {
     let (dir, ends) = folder_with(2).await;
     let path = segment(dir.path());

@@ -8,7 +8,7 @@ use tlog::mutants::Mutant as OfLog;
 use crate::runner::run;
 
 /// Seeds that are tried on a mutant before it counts as not found.
-const MOST_SEEDS: u64 = 4000;
+const MOST_SEEDS: u64 = 10_000;
 
 /// What the first seed says that finds something.
 fn first_finding() -> Option<(u64, String)> {
