@@ -1,4 +1,4 @@
-# TLog: run · test · lint · bench · demo. Each does its own set-up on a fresh Debian that has Rust, gcc, make
+# TLog: run · test · lint · fuzz · bench · demo. Each does its own set-up on a fresh Debian that has Rust, gcc, make
 # and python. There is one profile, release, so that RocksDB is compiled once for all of them.
 
 LISTEN ?= 127.0.0.1:7256
@@ -13,6 +13,7 @@ help:
 	@echo "make demo    publish, follow, rebuild and read this machine's own package database"
 	@echo "make test    every test"
 	@echo "make lint    format, clippy, docs"
+	@echo "make fuzz    one fuzz target: TARGET=frame TIME=60"
 	@echo "make bench   the figures, as ratios to what this machine can do"
 
 # What RocksDB's build needs beyond gcc: a C++ compiler, and libclang for its bindings.
@@ -57,3 +58,15 @@ SEEDS ?= 1000
 .PHONY: simulate
 simulate: setup
 	TLOG_SIM_SEEDS=$(SEEDS) cargo test --release --package simulation every_promise -- --nocapture
+
+# One of the fuzz targets in fuzz/src for TIME seconds, on stable Rust: nothing here is unsafe, so no sanitizer
+# is needed. RocksDB is the one that the ordinary build has compiled. What is found is in target/fuzz.
+TARGET ?= frame
+TIME   ?= 60
+.PHONY: fuzz
+fuzz: build
+	@cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked --version 0.13.2
+	@mkdir -p target/fuzz/$(TARGET)
+	ROCKSDB_STATIC=1 ROCKSDB_LIB_DIR="$$(dirname "$$(ls -t $(CURDIR)/target/release/build/librocksdb-sys-*/out/librocksdb.a | head -1)")" \
+	cargo fuzz run --fuzz-dir fuzz --sanitizer none --features libfuzzer $(TARGET) target/fuzz/$(TARGET) fuzz/corpus/$(TARGET) -- \
+		-max_total_time=$(TIME) -timeout=20 -rss_limit_mb=1024 -max_len=4096 -artifact_prefix=target/fuzz/$(TARGET)-

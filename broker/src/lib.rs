@@ -11,6 +11,9 @@
 
 mod clock;
 mod config;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod http;
 mod server;
 mod state;

@@ -130,6 +130,16 @@ async fn ndjson_of_any_length_is_stored_in_batches() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_does_not_end_its_line_is_not_stored() {
+    let server = TestServer::start().await;
+    let body = "{\"value\":1}\n{\"value\":2}{\"value\":3}\n";
+    let problem = server.call(POST, &[NDJSON], body).await.refused(400, "invalid-body", "line 2");
+    assert_eq!((&problem["line"], &problem["stored"]), (&json!(2), &json!(1)));
+    assert_eq!(values(&server).await, [json!({"value":1})]);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn ndjson_is_stored_while_it_is_still_being_sent() {
     let server = TestServer::start().await;
     let mut stream = server.connect().await;

@@ -61,6 +61,9 @@ mod driver;
 mod error;
 mod folder;
 mod follow;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod head;
 mod journal;
 mod keeper;

@@ -190,6 +190,10 @@ impl State {
     fn apply_event(&mut self, event: ControlEvent) -> Result<(), ApplyError> {
         match event {
             ControlEvent::Created { id, generation, name, config } => {
+                if self.head(id)?.is_some() {
+                    let reason = format!("namespace {id} is created and exists");
+                    return Err(ApplyError::Contradiction(reason));
+                }
                 self.row.next_slot = self.row.next_slot.max(id.get() / u32::from(self.partitions) + 1);
                 self.changes.heads.insert(id, Some(Head::empty(generation)));
                 let namespace = Namespace::new(id, generation, name.clone(), config);
@@ -198,12 +202,14 @@ impl State {
             // What they amount to is theirs to know.
             ControlEvent::Consumers { .. } => {}
             ControlEvent::Deleted { id, generation } => {
+                let missing = || ApplyError::Contradiction(format!("namespace {id} is deleted and does not exist"));
+                if self.head(id)?.is_none() || id == NamespaceId::CONTROL {
+                    return Err(missing());
+                }
                 let created_now = self.changes.names.values().flatten().find(|namespace| namespace.id() == id);
                 let namespace = match created_now {
                     Some(namespace) => namespace.clone(),
-                    None => self.rows.namespace(id)?.ok_or_else(|| {
-                        ApplyError::Contradiction(format!("namespace {id} is deleted and does not exist"))
-                    })?,
+                    None => self.rows.namespace(id)?.ok_or_else(missing)?,
                 };
                 if namespace.generation() != generation {
                     let reason = format!("generation {generation} of namespace {id} is deleted and does not exist");

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use support::{append, batch, create, open, read_all, values};
 use tlog::{Append, Disk, OpenError, Options};
+use wire::{Draft, Frame, NamespaceId, NewRecord, Place};
 
 fn options() -> Options {
     Options { partitions: 1, segment_bytes: 64 << 10, ..Options::default() }
@@ -192,6 +193,72 @@ async fn zeros_in_a_sealed_segment_are_damage_to_that_segment_and_not_a_segment_
     let report = tlog::check::check(&Disk, dir.path(), |_| {}).unwrap();
     assert_eq!(report.faults.first().map(|fault| &fault.file), Some(&path), "{report:?}");
     assert_eq!(64 + report.faults[0].position as usize, end);
+}
+
+#[tokio::test]
+async fn a_segment_cut_before_where_a_scan_begins_is_an_error_that_names_the_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = Options { segment_bytes: 4096, tail_bytes: 0, ..options() };
+    let log = open(dir.path(), &Arc::new(Disk), small).unwrap();
+    let orders = create(&log, "orders").await;
+    let mut position = 0;
+    for _ in 0..20 {
+        let appended = append(&log, &orders, &[&"v".repeat(400)]).await.unwrap();
+        if appended.frame.end() < 3000 {
+            position = appended.frame.end();
+        }
+    }
+    log.close();
+    drop(log);
+    // A consumer stands in the midst of a sealed segment of which only the beginning is left.
+    let log = open(dir.path(), &Arc::new(Disk), small).unwrap();
+    std::fs::OpenOptions::new().write(true).open(segment(dir.path())).unwrap().set_len(1000).unwrap();
+    let error = log.scan(0, position).read_blocking(1).unwrap_err().to_string();
+    assert!(error.contains(&format!("damaged at position {position}: the segment ends too early")), "{error}");
+}
+
+#[tokio::test]
+async fn a_tail_full_of_what_looks_like_frames_is_judged_in_time() {
+    let (dir, ends) = folder_with(3).await;
+    let path = segment(dir.path());
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes.truncate(ends[2]);
+    // Each says that it is 8 MiB long: to take the CRC of each would take an hour.
+    let fake = [b"TLGF\0\0\0\0".as_slice(), &(8u32 << 20).to_le_bytes()].concat();
+    bytes.extend_from_slice(&fake.repeat((16 << 20) / fake.len()));
+    std::fs::write(&path, &bytes).unwrap();
+    assert_eq!(reopen(dir.path()).unwrap(), ["0", "1", "2"]);
+}
+
+#[tokio::test]
+async fn a_namespace_that_is_created_twice_is_damage() {
+    let (dir, ends) = folder_with(1).await;
+    let path = segment(dir.path());
+    let mut bytes = std::fs::read(&path).unwrap();
+    let length = Frame::length(&bytes[64..]).unwrap();
+    let created = Frame::decode(bytes[64..64 + length].to_vec().into()).unwrap();
+    let value = created.records().next().unwrap().value;
+    let position = ends[0] as u64 - 64;
+    let place = Place {
+        position,
+        commit_start: position,
+        namespace: NamespaceId::CONTROL,
+        generation: 0,
+        base_offset: 1,
+        time_micros: 0,
+        producer: None,
+        chain: created.chain(),
+    };
+    let again = Draft::of(&NewRecord::bytes(value)).unwrap().place(&place, |_| 2);
+    bytes[ends[0]..ends[0] + again.len()].copy_from_slice(again.bytes());
+    std::fs::write(&path, &bytes).unwrap();
+    match reopen(dir.path()).unwrap_err() {
+        OpenError::Damaged { position: at, reason, .. } => {
+            assert_eq!(at, position);
+            assert!(reason.contains("is created and exists"), "{reason}");
+        }
+        other => panic!("{other}"),
+    }
 }
 
 #[tokio::test]

@@ -144,6 +144,11 @@ impl Frame {
         }
     }
 
+    /// The position that a frame would have that begins with these bytes; nothing of it has been checked.
+    pub fn claimed_position(prefix: &[u8]) -> Option<Position> {
+        (prefix.len() >= at::COMMIT).then(|| u64_at(prefix, at::POSITION))
+    }
+
     /// Takes bytes as a frame, once CRC, header and every record's structure have been checked.
     ///
     /// # Errors
@@ -313,6 +318,9 @@ fn check_header(bytes: &[u8]) -> Result<(), FrameError> {
     let no_producer = bytes[at::PRODUCER..at::COUNT] == [0; 20] && u64_at(bytes, at::SEQUENCE) == 0;
     if flags & FLAG_PRODUCER == 0 && !no_producer {
         return malformed("a frame without a producer has one's bytes");
+    }
+    if u64_at(bytes, at::SEQUENCE) == u64::MAX {
+        return malformed("a producer's sequence is the last there is");
     }
     let position = u64_at(bytes, at::POSITION);
     if position.checked_add(bytes.len() as u64).is_none() {

@@ -255,6 +255,12 @@ fn each_rule_of_a_frame_is_kept() {
         bytes[at] = byte;
         Frame::decode(bytes.into())
     };
+    let mut last_sequence = sound();
+    last_sequence[13] = 1;
+    last_sequence[112..120].fill(0xff);
+    seal(&mut last_sequence);
+    let reason = "a producer's sequence is the last there is";
+    assert_eq!(Frame::decode(last_sequence.into()), Err(FrameError::Malformed(reason)));
     assert_eq!(with(0, b'X'), Err(FrameError::BadMagic));
     assert!(matches!(with(4, 0), Err(FrameError::BadCrc { .. })));
     let mut next_version = sound();

@@ -41,7 +41,9 @@ pub(crate) fn json(body: &[u8]) -> Result<Draft, Refusal> {
 /// Adds the record that a text spells, if it is not larger than `limit` bytes of key, headers and
 /// value. After an error the batch is as it was.
 pub(crate) fn push_record(text: &[u8], limit: usize, builder: &mut DraftBuilder) -> Result<(), Refusal> {
-    parse(text, RecordSeed { builder, limit })
+    // Nothing is added before the text has ended: what follows a record makes its line no record.
+    let Spelled(fields) = serde_json::from_slice(text).map_err(|error| broken(&error))?;
+    fields?.push(limit, builder)
 }
 
 /// The bytes of the one JSON value that a text is, without the space around it.
@@ -87,8 +89,8 @@ impl<'de> Visitor<'de> for BatchSeed<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut records: A) -> Result<Self::Value, A::Error> {
-        while let Some(pushed) = records.next_element_seed(RecordSeed { builder: self.0, limit: MAX_RECORD_BYTES })? {
-            if let Err(refusal) = pushed {
+        while let Some(Spelled(fields)) = records.next_element()? {
+            if let Err(refusal) = fields.and_then(|fields| fields.push(MAX_RECORD_BYTES, self.0)) {
                 while records.next_element::<IgnoredAny>()?.is_some() {}
                 return Ok(Err(refusal.within(format_args!("record {} of the batch", self.0.count() + 1))));
             }
@@ -97,50 +99,49 @@ impl<'de> Visitor<'de> for BatchSeed<'_> {
     }
 }
 
-/// One record, to be added to a batch.
-struct RecordSeed<'b> {
-    builder: &'b mut DraftBuilder,
-    limit: usize,
-}
+/// One record as it stands there. A field that does not exist is its value rather than an error of the
+/// parser, as with a batch.
+struct Spelled<'a>(Result<Fields<'a>, Refusal>);
 
-impl<'de> DeserializeSeed<'de> for RecordSeed<'_> {
-    type Value = Result<(), Refusal>;
+impl<'de: 'a, 'a> Deserialize<'de> for Spelled<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct RecordVisitor;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
+        impl<'de> Visitor<'de> for RecordVisitor {
+            type Value = Spelled<'de>;
 
-impl<'de> Visitor<'de> for RecordSeed<'_> {
-    type Value = Result<(), Refusal>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a record")
+            }
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a record")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut fields = Fields::default();
-        let mut unknown = None;
-        while let Some(Text(name)) = map.next_key()? {
-            match name.as_ref() {
-                "key" => once("key", &mut fields.key, map.next_value()?)?,
-                "value" => once("value", &mut fields.value, map.next_value()?)?,
-                "value_base64" => once("value_base64", &mut fields.value_base64, map.next_value()?)?,
-                "headers" => once("headers", &mut fields.headers, map.next_value()?)?,
-                "tombstone" => once("tombstone", &mut fields.tombstone, map.next_value()?)?,
-                _ => {
-                    map.next_value::<IgnoredAny>()?;
-                    unknown.get_or_insert(name);
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Spelled<'de>, A::Error> {
+                let mut fields = Fields::default();
+                let mut unknown = None;
+                while let Some(Text(name)) = map.next_key()? {
+                    match name.as_ref() {
+                        "key" => once("key", &mut fields.key, map.next_value()?)?,
+                        "value" => once("value", &mut fields.value, map.next_value()?)?,
+                        "value_base64" => once("value_base64", &mut fields.value_base64, map.next_value()?)?,
+                        "headers" => once("headers", &mut fields.headers, map.next_value()?)?,
+                        "tombstone" => once("tombstone", &mut fields.tombstone, map.next_value()?)?,
+                        _ => {
+                            map.next_value::<IgnoredAny>()?;
+                            unknown.get_or_insert(name);
+                        }
+                    }
                 }
+                Ok(Spelled(match unknown {
+                    None => Ok(fields),
+                    Some(name) => {
+                        let detail =
+                            format!("there is no field {name:?}: key, value, value_base64, headers, tombstone");
+                        Err(Refusal::new(Code::UnknownField, detail))
+                    }
+                }))
             }
         }
-        Ok(match unknown {
-            None => fields.push(self.limit, self.builder),
-            Some(name) => {
-                let detail = format!("there is no field {name:?}: key, value, value_base64, headers, tombstone");
-                Err(Refusal::new(Code::UnknownField, detail))
-            }
-        })
+
+        deserializer.deserialize_map(RecordVisitor)
     }
 }
 
@@ -301,6 +302,17 @@ mod tests {
             assert!(text.contains(says), "{body}: {text}");
         }
         assert_eq!(json(b"{\"value\":\"\xff\"}").unwrap_err().code(), Some(Code::InvalidBody));
+    }
+
+    #[test]
+    fn a_line_that_is_no_record_adds_nothing() {
+        let mut builder = DraftBuilder::default();
+        push_record(br#"{"value":1}"#, 100, &mut builder).unwrap();
+        let before = (builder.count(), builder.encoded_bytes());
+        for line in [r#"{"value":1}x"#, r#"{"value":1}{"value":2}"#, r#"{"value":1}]"#, r#"{"value":1,"ttl":2}"#] {
+            assert!(push_record(line.as_bytes(), 100, &mut builder).is_err(), "{line}");
+            assert_eq!((builder.count(), builder.encoded_bytes()), before, "{line}");
+        }
     }
 
     #[test]

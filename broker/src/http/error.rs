@@ -54,7 +54,7 @@ impl Refusal {
     }
 
     /// The code.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn code(&self) -> Option<Code> {
         self.0.code()
     }

@@ -14,7 +14,7 @@
 //! [`answer`], [`hex`] and [`error`] make answers.
 
 mod answer;
-mod batch;
+pub(crate) mod batch;
 pub(crate) mod body;
 pub(crate) mod error;
 mod event_stream;
@@ -22,7 +22,7 @@ mod events;
 mod health;
 mod hex;
 mod keys;
-mod lines;
+pub(crate) mod lines;
 mod media;
 mod multi_events;
 mod namespaces;
@@ -30,14 +30,14 @@ mod ndjson;
 mod objects;
 mod openapi;
 pub(crate) mod outgoing;
-mod path;
+pub(crate) mod path;
 mod publish;
-mod query;
+pub(crate) mod query;
 mod read;
 mod rebuild;
-mod sse;
+pub(crate) mod sse;
 mod stores;
-mod token;
+pub(crate) mod token;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -113,6 +113,9 @@ impl IndexHeader {
             frames: u32_at(&bytes, 36),
             body_crc: u32_at(&bytes, 12),
         };
+        if header.end < header.base {
+            return Err(IndexError::Invalid("its segment ends before it begins"));
+        }
         let rows = u64::from(header.namespaces) + u64::from(header.frames);
         if length != HEADER_BYTES as u64 + rows * ROW_BYTES as u64 {
             return Err(IndexError::Invalid("its length is not what its header says"));
@@ -288,6 +291,16 @@ mod tests {
             prop_assert!(Index::open(file_of(&storage, &flipped)).is_err());
             prop_assert!(Index::open(file_of(&storage, &bytes[..cut])).is_err());
         }
+    }
+
+    #[test]
+    fn a_segment_that_ends_before_it_begins_is_refused() {
+        let storage = Memory::new();
+        let mut bytes = encode(&segment(&storage, 7, &[1, 2]));
+        bytes[24..32].copy_from_slice(&6u64.to_le_bytes());
+        let crc = crc32fast::hash(&bytes[12..HEADER_BYTES]);
+        bytes[8..12].copy_from_slice(&crc.to_le_bytes());
+        assert!(matches!(Index::open(file_of(&storage, &bytes)), Err(IndexError::Invalid(_))));
     }
 
     #[test]

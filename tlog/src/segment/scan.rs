@@ -35,7 +35,8 @@ pub(crate) enum ScanError {
 }
 
 impl<'a> FrameScan<'a> {
-    /// A cursor at `position`, which must be where a frame begins, up to `end`.
+    /// A cursor at `position`, which must be where a frame begins, up to `end`. Where the file has been cut
+    /// before `position` there is nothing.
     pub(crate) fn new(segment: &'a SegmentFile, position: Position, end: Position) -> io::Result<FrameScan<'a>> {
         let file_end = segment.base + segment.file.len()?.saturating_sub(super::HEADER_BYTES as u64);
         Ok(FrameScan { segment, position, end: end.min(file_end), buffer: Bytes::new() })
@@ -48,7 +49,7 @@ impl<'a> FrameScan<'a> {
 
     /// The next frame; nothing at the end.
     pub(crate) fn next(&mut self) -> Result<Option<Frame>, ScanError> {
-        if self.position == self.end {
+        if self.position >= self.end {
             return Ok(None);
         }
         self.fill(PREFIX_BYTES)?;
