@@ -24,6 +24,18 @@ pub enum OpenError {
         /// The format that this version reads.
         known: u32,
     },
+    /// A frame was written by a later version.
+    #[error("{file} has a frame of version {found} at position {position}, this version reads version {known}")]
+    FrameVersion {
+        /// The segment.
+        file: PathBuf,
+        /// The frame's position in the partition.
+        position: Position,
+        /// The frame's version.
+        found: u8,
+        /// The version that this version reads.
+        known: u8,
+    },
     /// The folder's description is not what it must be.
     #[error("{file} is not the description of a TLog data folder: {reason}")]
     Description {

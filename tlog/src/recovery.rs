@@ -22,7 +22,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tracing::{info, warn};
-use wire::{Frame, Position};
+use wire::frame::VERSION;
+use wire::{Frame, FrameError, Position};
 
 use crate::error::{OpenError, ReadError};
 use crate::journal::new_segment;
@@ -165,6 +166,11 @@ impl Recovery<'_> {
                 }
                 Ok(None) => break "the file ends".to_owned(),
                 Err(ScanError::Io(source)) => return Err(io(source)),
+                // It is whole, so it was written by a later version: nothing is torn here.
+                Err(ScanError::Frame(FrameError::BadVersion(found))) => {
+                    let (file, position) = (file.path.clone(), scan.position());
+                    return Err(OpenError::FrameVersion { file, position, found, known: VERSION });
+                }
                 Err(error) => break error.to_string(),
             }
         };
@@ -313,7 +319,7 @@ pub(crate) fn tail_behind(file: &SegmentFile, end: Position) -> io::Result<Tail>
 }
 
 /// The position of a whole frame in `rest`, which begins at `position`, whose commit began behind
-/// `position`: so what is at `position` was durable.
+/// `position`: so what is at `position` was durable. One of a later version is taken for one.
 ///
 /// What is not in its place is not read: values may be full of what looks like the beginning of a long
 /// frame, and to take the CRC of each would take hours.
@@ -324,7 +330,11 @@ fn frame_of_later_commit(rest: &Bytes, position: Position) -> Option<Position> {
             return None;
         }
         let length = Frame::length(&rest[at..]).ok().filter(|length| at + length <= rest.len())?;
-        let frame = Frame::decode(rest.slice(at..at + length)).ok()?;
+        let frame = match Frame::decode(rest.slice(at..at + length)) {
+            // It is whole, and whether it is of a later commit only a later version can tell.
+            Err(FrameError::BadVersion(_)) => return Some(place),
+            frame => frame.ok()?,
+        };
         (frame.commit_start() > position).then_some(place)
     })
 }
