@@ -87,6 +87,18 @@ pub enum ServeError {
     /// No connection may be served.
     #[error("max_connections is 0, it must be at least 1")]
     NoConnections,
+    /// The process may open too few files.
+    #[error(
+        "this process may open {files} files, and a log of {partitions} partitions needs {needed} or more: raise the limit (ulimit -n)"
+    )]
+    TooFewFiles {
+        /// How many it may open.
+        files: u64,
+        /// How many are needed.
+        needed: u64,
+        /// Partitions of the data folder.
+        partitions: u16,
+    },
     /// The log can't be opened.
     #[error(transparent)]
     Log(#[from] tlog::OpenError),

@@ -50,4 +50,4 @@ pub mod mutants;
 pub mod offsets;
 mod stores;
 
-pub use stores::{KeyPage, KeyRange, RawRow, StoreState, StoredRecord, Stores, StoresDriver, StoresError};
+pub use stores::{KeyPage, KeyRange, OPEN_TABLES, RawRow, StoreState, StoredRecord, Stores, StoresDriver, StoresError};

@@ -23,7 +23,9 @@ const FORMAT: u32 = 1;
 /// Longest description that is read, bytes.
 const MAX_DESCRIPTION_BYTES: u64 = 4096;
 
+/// A field that this version does not know may change what the others mean, so it is refused.
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Description {
     format: u32,
     partitions: u16,
@@ -64,6 +66,17 @@ pub(crate) fn partitions(storage: &dyn Storage, dir: &Path, options: &Options) -
         Err(error) => return Err(io(error)),
     };
     Ok(description.partitions)
+}
+
+/// How many partitions a data folder has; nothing where it is still to be made.
+///
+/// # Errors
+/// Where its description can't be read, or is not one.
+pub fn partitions_of(storage: &dyn Storage, dir: &Path) -> Result<Option<u16>, OpenError> {
+    match read_partitions(storage, dir) {
+        Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        partitions => partitions.map(Some),
+    }
 }
 
 /// How many partitions a folder has that is not being opened.

@@ -89,6 +89,7 @@ pub mod storage;
 pub use control::{ControlError, ControlEvent};
 pub use driver::Driver;
 pub use error::{AppendError, OpenError, ReadError};
+pub use folder::partitions_of;
 pub use follow::Follower;
 pub use head::Head;
 pub use log::{Appended, Log};

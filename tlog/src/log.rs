@@ -93,7 +93,7 @@ impl Log {
         options.check()?;
         let lock = folder::lock(&*storage, dir)?;
         let count = folder::partitions(&*storage, dir, &options)?;
-        let rows = Arc::new(Rows::open(&dir.join("rows"))?);
+        let rows = Arc::new(Rows::open(&dir.join("rows"), options.open_tables)?);
         let mut partitions = Vec::new();
         let mut turns = Vec::new();
         for id in 0..count {

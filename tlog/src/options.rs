@@ -31,6 +31,8 @@ pub struct Options {
     pub head_cache_bytes: usize,
     /// Segments whose files are kept open.
     pub open_segments: usize,
+    /// Files of the rows that are kept open.
+    pub open_tables: usize,
     /// Namespaces that are kept by name, for the whole log.
     pub cached_names: usize,
 }
@@ -44,6 +46,7 @@ impl Default for Options {
             max_waiting_bytes: 64 << 20,
             head_cache_bytes: 16 << 20,
             open_segments: 256,
+            open_tables: 256,
             cached_names: 64 << 10,
         }
     }

@@ -34,7 +34,9 @@ use crate::producer::ProducerState;
 
 const WRITE_BUFFER_BYTES: usize = 16 << 20;
 const BLOCK_CACHE_BYTES: usize = 32 << 20;
-const MAX_OPEN_FILES: i32 = 256;
+
+/// What RocksDB leaves of its limit of open files to what is no table.
+const OTHER_FILES: usize = 10;
 const MANIFEST_STEP_BYTES: usize = 64 << 10;
 
 /// The rows of all partitions.
@@ -121,12 +123,12 @@ fn segment_key(namespace: NamespaceId, offset: Offset) -> [u8; 12] {
 }
 
 impl Rows {
-    /// Opens the rows of a data folder, making them where there are none.
-    pub(crate) fn open(dir: &Path) -> Result<Rows, OpenError> {
+    /// Opens the rows of a data folder, making them where there are none; so many of their files are kept open.
+    pub(crate) fn open(dir: &Path, open_tables: usize) -> Result<Rows, OpenError> {
         let mut options = Options::default();
         options.create_if_missing(true);
         options.set_write_buffer_size(WRITE_BUFFER_BYTES);
-        options.set_max_open_files(MAX_OPEN_FILES);
+        options.set_max_open_files(i32::try_from(open_tables + OTHER_FILES).unwrap_or(i32::MAX));
         options.set_keep_log_file_num(2);
         // The rows are small and opened at each start: what RocksDB would set aside for large ones costs more.
         options.set_manifest_preallocation_size(MANIFEST_STEP_BYTES);
@@ -360,7 +362,7 @@ mod tests {
     #[test]
     fn namespaces_are_listed_by_name_and_leave_nothing_behind() {
         let dir = tempfile::tempdir().unwrap();
-        let rows = Rows::open(dir.path()).unwrap();
+        let rows = Rows::open(dir.path(), 256).unwrap();
         let named: Vec<Namespace> = ["a", "b/1", "b/2", "b/3", "c"]
             .iter()
             .zip(1..)

@@ -1,14 +1,45 @@
-//! Open files: clients must never use up those that the log and the stores need. A log that can't
-//! open its next segment takes no more writes.
+//! Open files: clients must never use up those that the log and the stores need, and these must get by
+//! with what there is. A log that can't open its next segment takes no more writes.
+//!
+//! ```text
+//! files that may be open
+//!   − what the process has open whatever it serves, and each partition
+//!   = half of it, in bounds   to segments, rows and stores: what they keep open to read
+//!   + the rest                to connections
+//! ```
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Files that are left to the log, the stores and the process, where the limit allows it.
-const RESERVED_FILES: u64 = 2_048;
+use crate::config::{ServeError, ServerConfig};
 
-/// Raises the process's limit of open files as far as it may, and says how many of `connections` can
-/// be served at once within it: at least 1.
-pub(super) fn connections_within_limit(connections: usize) -> usize {
+/// What the process has open whatever it serves: its own files, and RocksDB's twice.
+const PROCESS_FILES: u64 = 32;
+
+/// What each partition has open to write: its segment, the next one, one that is being sealed, its index.
+const PARTITION_FILES: u64 = 4;
+
+/// What segments, rows and stores keep open to read: at least, and at most.
+const MIN_KEPT_FILES: u64 = 40;
+const MAX_KEPT_FILES: u64 = 2_048;
+
+/// Connections that there must be files for.
+const MIN_CONNECTIONS: u64 = 16;
+
+/// How many of what may be open at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shares {
+    pub(super) connections: usize,
+    /// Sealed segments; each has an index beside it.
+    pub(super) segments: usize,
+    /// Tables of the rows, and as many of the stores.
+    pub(super) tables: usize,
+}
+
+/// Raises the process's limit of open files as far as it may, and shares out what there is.
+///
+/// # Errors
+/// [`ServeError::TooFewFiles`] where it is not enough for a log of so many partitions.
+pub(super) fn share_out(config: &ServerConfig, partitions: u16) -> Result<Shares, ServeError> {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     let files = match setrlimit(Resource::Nofile, raised) {
@@ -18,30 +49,59 @@ pub(super) fn connections_within_limit(connections: usize) -> usize {
             limit.current
         }
     };
-    let within = connections_of(files, connections);
-    if within < connections {
-        tracing::warn!(files, connections = within, "fewer connections, as the limit of open files is low");
+    let shares = shares_of(files, partitions)?;
+    if shares.connections < config.max_connections {
+        tracing::warn!(files, connections = shares.connections, "fewer connections, as the limit of open files is low");
     }
-    within
+    Ok(shares)
 }
 
-/// How many of `connections` can be served where this many files may be open; nothing: any number.
-fn connections_of(files: Option<u64>, connections: usize) -> usize {
-    let Some(files) = files else { return connections };
-    let free = files.saturating_sub(RESERVED_FILES).max(files / 2);
-    connections.min(usize::try_from(free).unwrap_or(usize::MAX)).max(1)
+fn shares_of(files: Option<u64>, partitions: u16) -> Result<Shares, ServeError> {
+    // No limit is one that is never reached.
+    let files = files.unwrap_or(u64::from(u32::MAX));
+    let always = PROCESS_FILES + PARTITION_FILES * u64::from(partitions);
+    let needed = always + MIN_KEPT_FILES + MIN_CONNECTIONS;
+    if files < needed {
+        return Err(ServeError::TooFewFiles { files, needed, partitions });
+    }
+    let rest = files - always;
+    let kept = (rest / 2).clamp(MIN_KEPT_FILES, MAX_KEPT_FILES);
+    Ok(Shares {
+        connections: usize::try_from(rest - kept).unwrap_or(usize::MAX),
+        segments: (kept / 4) as usize,
+        tables: (kept / 4) as usize,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn shares(files: u64, partitions: u16) -> Shares {
+        shares_of(Some(files), partitions).unwrap()
+    }
+
     #[test]
     fn connections_leave_files_to_the_log() {
-        assert_eq!(connections_of(None, 10_000), 10_000);
-        assert_eq!(connections_of(Some(1 << 20), 10_000), 10_000);
-        assert_eq!(connections_of(Some(8_192), 10_000), 6_144);
-        assert_eq!(connections_of(Some(1_024), 10_000), 512);
-        assert_eq!(connections_of(Some(0), 10_000), 1);
+        assert!(shares_of(None, 4).unwrap().connections > 10_000);
+        assert_eq!(shares(1 << 20, 4), Shares { connections: 1_046_480, segments: 512, tables: 512 });
+        assert_eq!(shares(1_024, 4), Shares { connections: 488, segments: 122, tables: 122 });
+        assert_eq!(shares(128, 4), Shares { connections: 40, segments: 10, tables: 10 });
+    }
+
+    #[test]
+    fn too_few_files_are_refused() {
+        assert_eq!(shares(104, 4), Shares { connections: 16, segments: 10, tables: 10 });
+        let refused = shares_of(Some(103), 4).unwrap_err();
+        assert!(matches!(refused, ServeError::TooFewFiles { files: 103, needed: 104, partitions: 4 }));
+        assert!(shares_of(Some(1_024), 256).is_err());
+    }
+
+    #[test]
+    fn no_more_is_shared_out_than_there_is() {
+        for files in 104..3_000 {
+            let Shares { connections, segments, tables } = shares(files, 4);
+            assert!(32 + 4 * 4 + connections + 2 * segments + 2 * tables <= files as usize, "{files}");
+        }
     }
 }

@@ -13,11 +13,10 @@ mod files;
 mod stall;
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use consumers::Stores;
+use consumers::{OPEN_TABLES, Stores};
 use tlog::Log;
 use tlog::storage::Disk;
 use tokio::net::{TcpListener, TcpStream};
@@ -49,6 +48,8 @@ pub struct Server {
     address: SocketAddr,
     broker: Arc<Broker>,
     connections: Arc<Connections>,
+    /// Connections that are served at once, within the limit of open files.
+    connections_at_once: usize,
 }
 
 /// Serves until `shutdown` is cancelled and everything in flight has ended.
@@ -73,8 +74,8 @@ impl Server {
         let listener = TcpListener::bind(config.listen).await.map_err(not_listening)?;
         let address = listener.local_addr().map_err(not_listening)?;
         let metrics = telemetry::install()?;
-        let (data, options) = (config.data.clone(), config.log);
-        let (log, stores) = tokio::task::spawn_blocking(move || open(&data, options)).await??;
+        let opening = config.clone();
+        let (log, stores, connections_at_once) = tokio::task::spawn_blocking(move || open(&opening)).await??;
         let broker = Arc::new(Broker {
             log,
             stores,
@@ -86,7 +87,7 @@ impl Server {
         });
         let connections =
             Arc::new(Connections::new(http::router(&broker, cors), config.timeouts, broker.outgoing.clone()));
-        Ok(Server { config, listener, address, broker, connections })
+        Ok(Server { config, listener, address, broker, connections, connections_at_once })
     }
 
     /// Where the server listens: the real port where port 0 was asked for.
@@ -100,12 +101,11 @@ impl Server {
     /// # Errors
     /// Where the stop was not in order; the log itself is safe even then.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), ServeError> {
-        let Server { config, listener, address, broker, connections } = self;
+        let Server { config, listener, address, broker, connections, connections_at_once } = self;
         tracing::info!(%address, data = %config.data.display(), partitions = broker.log.partitions(), "serving");
         let kill = CancellationToken::new();
         let tracker = TaskTracker::new();
         let watch = tracker.spawn(watch(Arc::clone(&broker)));
-        let connections_at_once = files::connections_within_limit(config.max_connections);
         let places = Arc::new(Semaphore::new(connections_at_once.min(Semaphore::MAX_PERMITS)));
         loop {
             let accepted = tokio::select! {
@@ -142,11 +142,18 @@ impl Server {
     }
 }
 
-/// Blocking: recovers the log and opens the stores.
-fn open(data: &Path, options: tlog::Options) -> Result<(Log, Stores), ServeError> {
-    let log = Log::open(data, Arc::new(Disk), Arc::new(SystemClock::default()), options)?;
-    match Stores::open(data, log.clone()) {
-        Ok(stores) => Ok((log, stores)),
+/// Blocking: recovers the log and opens the stores, and says how many connections there may be beside them.
+fn open(config: &ServerConfig) -> Result<(Log, Stores, usize), ServeError> {
+    let partitions = tlog::partitions_of(&Disk, &config.data)?.unwrap_or(config.log.partitions);
+    let shares = files::share_out(config, partitions)?;
+    let options = tlog::Options {
+        open_segments: config.log.open_segments.min(shares.segments),
+        open_tables: config.log.open_tables.min(shares.tables),
+        ..config.log
+    };
+    let log = Log::open(&config.data, Arc::new(Disk), Arc::new(SystemClock::default()), options)?;
+    match Stores::open_within(&config.data, log.clone(), OPEN_TABLES.min(shares.tables)) {
+        Ok(stores) => Ok((log, stores, config.max_connections.min(shares.connections))),
         Err(error) => {
             log.close();
             Err(error.into())

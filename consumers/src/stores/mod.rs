@@ -31,6 +31,7 @@ use wire::{ObjectId, Offset, Position, Shard};
 
 pub use self::driver::{RawRow, StoresDriver};
 pub use self::error::StoresError;
+pub use self::options::OPEN_TABLES;
 pub use self::range::{KeyPage, KeyRange};
 pub use self::read::StoredRecord;
 use self::ring::Ring;
@@ -55,8 +56,16 @@ impl Stores {
     /// # Errors
     /// Where the folder can't be read, or is not of this log.
     pub fn open(dir: &Path, log: Log) -> Result<Stores, StoresError> {
+        Stores::open_within(dir, log, OPEN_TABLES)
+    }
+
+    /// The same; at most so many of the stores' files are kept open.
+    ///
+    /// # Errors
+    /// As [`Stores::open`].
+    pub fn open_within(dir: &Path, log: Log, open_tables: usize) -> Result<Stores, StoresError> {
         // From here on a return ends the threads that were started.
-        let (stores, driver) = Stores::open_driven(dir, log)?;
+        let (stores, driver) = Stores::open_driven(dir, log, open_tables)?;
         for index in 0..driver.0.partitions.len() {
             stores.0.start(format!("stores-{index:03}"), move |ring| live::run(ring, &ring.partitions[index]))?;
         }
@@ -65,13 +74,13 @@ impl Stores {
         Ok(stores)
     }
 
-    /// Like [`Stores::open`], but without threads: nothing is applied or rebuilt until the driver is
+    /// Like [`Stores::open_within`], but without threads: nothing is applied or rebuilt until the driver is
     /// told to.
     ///
     /// # Errors
     /// Where the folder can't be read, or is not of this log.
-    pub fn open_driven(dir: &Path, log: Log) -> Result<(Stores, StoresDriver), StoresError> {
-        let ring = Arc::new(Ring::open(&dir.join("stores"), log)?);
+    pub fn open_driven(dir: &Path, log: Log, open_tables: usize) -> Result<(Stores, StoresDriver), StoresError> {
+        let ring = Arc::new(Ring::open(&dir.join("stores"), log, open_tables)?);
         let running = Running { ring: Arc::clone(&ring), threads: Mutex::default() };
         Ok((Stores(Arc::new(running)), StoresDriver(ring)))
     }

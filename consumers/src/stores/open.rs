@@ -19,9 +19,9 @@ use crate::stores::shards::ShardSet;
 
 impl Ring {
     /// Opens the stores in `dir`, as far as they have come. No thread is started.
-    pub(crate) fn open(dir: &Path, log: Log) -> Result<Ring, StoresError> {
+    pub(crate) fn open(dir: &Path, log: Log, open_tables: usize) -> Result<Ring, StoresError> {
         let failed = |source| StoresError::Open { dir: dir.to_owned(), source };
-        let db = options().and_then(|options| DB::open(&options, dir)).map_err(failed)?;
+        let db = options(open_tables).and_then(|options| DB::open(&options, dir)).map_err(failed)?;
         let mut ring = Ring {
             dir: dir.to_owned(),
             db,

@@ -18,8 +18,11 @@ const BLOCK_BYTES: usize = 8 << 10;
 /// One in a hundred lookups of what a file does not hold reads it in vain.
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
 
-/// Files that are kept open.
-const MAX_OPEN_FILES: i32 = 512;
+/// Files that are kept open where nothing else is said.
+pub const OPEN_TABLES: usize = 512;
+
+/// What RocksDB leaves of its limit of open files to what is no table.
+const OTHER_FILES: usize = 10;
 
 /// A file of level 1 and below, bytes: there may be many, but not so many that they are not kept open.
 const FILE_BYTES: u64 = 64 << 20;
@@ -48,8 +51,8 @@ const LOG_FILES: usize = 2;
 /// each start.
 const MANIFEST_STEP_BYTES: usize = 64 << 10;
 
-/// The options of the one column family.
-pub(crate) fn options() -> Result<Options, Error> {
+/// The options of the one column family; so many of its files are kept open.
+pub(crate) fn options(open_tables: usize) -> Result<Options, Error> {
     // What was not flushed is not saved on the way out: a drop without a close is what a crash is,
     // and a close flushes where its error can be seen.
     let mut options = Options::default().get_options_from_string("avoid_flush_during_shutdown=true")?;
@@ -61,7 +64,7 @@ pub(crate) fn options() -> Result<Options, Error> {
     options.set_max_bytes_for_level_base(LEVEL_1_BYTES);
     options.set_compression_per_level(&COMPRESSION);
     options.set_bytes_per_sync(BYTES_PER_SYNC);
-    options.set_max_open_files(MAX_OPEN_FILES);
+    options.set_max_open_files(i32::try_from(open_tables + OTHER_FILES).unwrap_or(i32::MAX));
     options.set_max_log_file_size(LOG_BYTES);
     options.set_keep_log_file_num(LOG_FILES);
     options.set_stats_dump_period_sec(0);

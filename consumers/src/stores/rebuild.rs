@@ -176,6 +176,7 @@ mod tests {
 
     use super::*;
     use crate::stores::live::Live;
+    use crate::stores::options::OPEN_TABLES;
     use crate::stores::range::KeyRange;
 
     #[derive(Debug)]
@@ -246,7 +247,7 @@ mod tests {
         let (log, namespaces) = log(&dir.path().join("log")).await;
         let stores = dir.path().join("stores");
         let (shard, other) = (Shard(0x3f), Shard(0x40));
-        let mut ring = Ring::open(&stores, log.clone()).unwrap();
+        let mut ring = Ring::open(&stores, log.clone(), OPEN_TABLES).unwrap();
         let state = |ring: &Ring, shard: Shard| ring.states().unwrap()[usize::from(shard.0)];
         publish(&log, &namespaces, "one").await;
         live(&ring);
@@ -284,7 +285,7 @@ mod tests {
         publish(&log, &namespaces, "four").await;
         live(&ring);
         drop(ring);
-        ring = Ring::open(&stores, log.clone()).unwrap();
+        ring = Ring::open(&stores, log.clone(), OPEN_TABLES).unwrap();
         assert!(matches!(read(&ring, &namespaces[0], shard), Err(StoresError::Rebuilding(_))));
         let left_alone: Vec<bool> =
             ring.partitions.iter().map(|partition| partition.turn.lock().rebuilding.contains(shard)).collect();
@@ -297,7 +298,7 @@ mod tests {
         assert_eq!(read(&ring, &namespaces[1], shard).unwrap(), "five");
         assert_eq!((state(&ring, shard).lag, state(&ring, shard).rebuilding), (0, false));
 
-        let fresh = Ring::open(&dir.path().join("fresh"), log).unwrap();
+        let fresh = Ring::open(&dir.path().join("fresh"), log, OPEN_TABLES).unwrap();
         live(&fresh);
         for shard in [shard, other] {
             assert_eq!(rows_of(&ring, shard), rows_of(&fresh, shard));

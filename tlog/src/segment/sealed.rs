@@ -53,7 +53,11 @@ pub(crate) fn open_file(storage: &dyn Storage, dir: &Path, base: Position) -> Re
 pub(crate) fn open(storage: &dyn Storage, dir: &Path, sealed: Sealed) -> Result<SealedSegment, ReadError> {
     let file = open_file(storage, dir, sealed.base)?;
     let path = index_path(dir, sealed.base);
-    let index = storage.open(&path).map_err(IndexError::Io).and_then(Index::open);
+    let index = match storage.open(&path) {
+        // That it can't be opened, as where too many files are, says nothing of what is in it.
+        Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(ReadError::Io { file: path, source }),
+        opened => opened.map_err(IndexError::Io).and_then(Index::open),
+    };
     let index = match index {
         Ok(index) if (index.header().base, index.header().end) == (sealed.base, sealed.end) => index,
         other => {

@@ -12,7 +12,7 @@ use std::ops::AddAssign;
 use std::path::{Path, PathBuf};
 
 use consumers::offsets::OffsetError;
-use consumers::{RawRow, Stores, StoresDriver, StoresError};
+use consumers::{OPEN_TABLES, RawRow, Stores, StoresDriver, StoresError};
 use tlog::storage::simulated::Rng;
 use tlog::{Log, ReadError};
 use wire::Shard;
@@ -218,7 +218,7 @@ impl World {
     pub fn open_stores(&mut self) -> bool {
         let open = |stores: &mut SimStores, world: &mut World| {
             let before = world.excuses();
-            match Stores::open_driven(&stores.dir, world.log()) {
+            match Stores::open_driven(&stores.dir, world.log(), OPEN_TABLES) {
                 Ok((opened, driver)) => stores.process = Some(Process { stores: opened, driver }),
                 Err(error) if is_of_a_fault(&error) && world.excuses() > before => return false,
                 Err(error) => broken!("the stores can't be opened: {error}"),
@@ -316,7 +316,7 @@ impl World {
                 world.check_states(stores);
                 if world.rng.chance(1, 4) {
                     let mut fresh = SimStores::new(&stores.dir.join("fresh"));
-                    let (opened, driver) = Stores::open_driven(&fresh.dir, world.log()).unwrap();
+                    let (opened, driver) = Stores::open_driven(&fresh.dir, world.log(), OPEN_TABLES).unwrap();
                     fresh.process = Some(Process { stores: opened, driver });
                     fresh.catch_up(&mut world.rng, &world.model);
                     if fresh.raw_rows() != stores.raw_rows() {
