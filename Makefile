@@ -36,7 +36,10 @@ run: build
 	@echo
 	@$(TLOG) serve --data $(DATA) --listen $(LISTEN)
 
+# strace lets tests see that an ack follows its fdatasync, and kill the broker at a system call; libfaketime
+# lets them move its clock.
 test: setup
+	@./.ci/packages strace libfaketime
 	cargo test --release --workspace
 
 lint: setup

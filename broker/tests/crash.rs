@@ -1,19 +1,20 @@
-//! kill -9 under load, ten times over: invariants 1, 3, 4, 5, 7, 8 and 10, seen from outside.
+//! kill -9 at random under publishers, readers and store rebuilds, ten times over: invariants 1, 3, 4, 5, 7, 8 and 10, seen from outside.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use reqwest::{Client, RequestBuilder, StatusCode};
-use serde_json::{Value, json};
+use serde_json::json;
 use support::http::{self, Published};
+use support::load::Others;
 use support::proof::{self, Proven};
-use support::{Broker, Dice, client, eventually};
+use support::stores::{self, spelled};
+use support::{Broker, Dice, client, eventually, folder};
 use tokio::task::JoinSet;
 
 const ROUNDS: u64 = 10;
@@ -127,12 +128,6 @@ fn request(client: &Client, url: &str, batch: &Batch) -> RequestBuilder {
     }
 }
 
-/// A value as it was published: JSON where the form was JSON, text where it was not.
-fn spelled(value: &[u8]) -> String {
-    let text = std::str::from_utf8(value).unwrap();
-    text.trim_matches('"').to_owned()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_acked_is_lost_and_nothing_is_there_twice() {
     let folder = tempfile::tempdir().unwrap();
@@ -150,10 +145,12 @@ async fn nothing_acked_is_lost_and_nothing_is_there_twice() {
         for publisher in publishers.drain(..) {
             running.spawn(publisher.run(client.clone(), broker.address(), Arc::clone(&answers)));
         }
+        let others = Others::start(&client, &broker.url(""), (0..NAMESPACES).map(|index| format!("crash-{index}")));
         let enough = 500 + dice.below(4_000);
         eventually("publishes under load", || async { answers.load(Ordering::Relaxed) >= enough }).await;
         broker.kill();
         publishers = running.join_all().await;
+        others.stop().await;
 
         let broker = Broker::start(folder.path());
         check(&client, &broker, &publishers, &mut dice).await;
@@ -164,28 +161,20 @@ async fn nothing_acked_is_lost_and_nothing_is_there_twice() {
             assert!(broker.terminate().success());
         }
     }
-    let checked =
-        Command::new(env!("CARGO_BIN_EXE_tlog")).arg("check").arg("--data").arg(folder.path()).output().unwrap();
-    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    folder::check(folder.path());
 }
 
 async fn check(client: &Client, broker: &Broker, publishers: &[Publisher], dice: &mut Dice) {
-    eventually("the stores are level", || http::stores_are_level(client, broker)).await;
-    let mut records = 0;
+    let mut namespaces = Vec::new();
     for index in 0..NAMESPACES {
         let name = format!("crash-{index}");
         let proven = proof::rebuild(client, broker, &name).await;
         let info = http::namespace(client, broker, &name).await;
         assert_eq!((info.next_offset, info.chain), (proven.records.len() as u64, proven.chain.clone()));
         check_publishers(&proven, publishers.iter().filter(|publisher| publisher.namespace() == name));
-        check_keys(client, broker, &name, &proven).await;
-        check_objects(client, broker, &proven, dice).await;
-        records += proven.records.len() as u64;
+        namespaces.push((name, proven));
     }
-    let states: Value = http::json(client.get(broker.url("/v1/stores")).send().await.unwrap()).await;
-    let objects: u64 =
-        states["stores"].as_array().unwrap().iter().map(|store| store["objects"].as_u64().unwrap()).sum();
-    assert_eq!(objects, records, "the stores hold another number of objects than the log has records");
+    stores::check(client, broker, &namespaces, dice).await;
 }
 
 /// What was acked is where it was said to be; what is there was sent, and is there once.
@@ -210,47 +199,5 @@ fn check_publishers<'a>(proven: &Proven, publishers: impl Iterator<Item = &'a Pu
     for value in proven.records.iter().filter(|stored| !stored.tombstone).map(|stored| spelled(&stored.value)) {
         assert!(sent.contains(&value), "{value} was never sent");
         assert!(seen.insert(value.clone()), "{value} is there twice");
-    }
-}
-
-/// The stores' latest value of each key is the log's.
-async fn check_keys(client: &Client, broker: &Broker, namespace: &str, proven: &Proven) {
-    let mut latest = HashMap::new();
-    for (offset, stored) in proven.records.iter().enumerate() {
-        if let Some(key) = &stored.key {
-            latest.insert(key.clone(), (offset, stored));
-        }
-    }
-    for (key, (offset, stored)) in latest {
-        let url = broker.url(&format!("/v1/namespaces/{namespace}/keys/{key}"));
-        let answer = client.get(url).send().await.unwrap();
-        if stored.tombstone {
-            http::expect(answer, StatusCode::NOT_FOUND).await;
-        } else {
-            let record: Value = http::json(answer).await;
-            assert_eq!((record["offset"].as_u64(), &record["id"]), (Some(offset as u64), &json!(stored.id)));
-            assert_eq!(record["value"], spelled(&stored.value));
-        }
-    }
-}
-
-/// Objects of the stores are the log's records, and the one before an object is its previous.
-async fn check_objects(client: &Client, broker: &Broker, proven: &Proven, dice: &mut Dice) {
-    let ids: HashSet<&str> = proven.records.iter().map(|stored| stored.id.as_str()).collect();
-    for _ in 0..30 {
-        let offset = dice.below(proven.records.len() as u64);
-        let id = &proven.records[offset as usize].id;
-        let record: Value =
-            http::json(client.get(broker.url(&format!("/v1/objects/{id}"))).send().await.unwrap()).await;
-        assert_eq!((record["offset"].as_u64(), record["id"].as_str()), (Some(offset), Some(id.as_str())));
-        let previous = format!("{:016x}", u64::from_str_radix(id, 16).unwrap() - 1);
-        let answer = client.get(broker.url(&format!("/v1/objects/{id}/previous"))).send().await.unwrap();
-        if previous.ends_with("00000000") {
-            http::expect(answer, StatusCode::NOT_FOUND).await;
-        } else {
-            let record: Value = http::json(answer).await;
-            assert!(ids.contains(previous.as_str()));
-            assert_eq!(record["id"].as_str(), Some(previous.as_str()));
-        }
     }
 }

@@ -5,7 +5,6 @@
 mod support;
 
 use std::collections::HashMap;
-use std::io::Write;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,13 +14,8 @@ use serde_json::{Value, json};
 use support::http::{self, Published};
 use support::mount::Mount;
 use support::strace::{Call, Strace, may_trace};
-use support::{Broker, client, eventually, proof};
+use support::{Broker, client, eventually, proof, skip};
 use wire::{Code, Frame, ObjectId, Problem};
-
-/// Says that a test was not made, also where the output of tests is captured.
-fn skip(test: &str, why: &str) {
-    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
-}
 
 async fn post(client: &Client, broker: &Broker, namespace: &str, value: Vec<u8>) -> Response {
     let url = broker.url(&format!("/v1/namespaces/{namespace}/records"));
@@ -108,7 +102,7 @@ async fn a_read_only_folder_is_a_clear_error_at_the_start() {
     assert!(broker.terminate().success());
 
     mount.remount("ro");
-    let log = Broker::try_start(Broker::command(&data, &[])).expect_err("a broker can't write there");
+    let log = Broker::try_start(Broker::command(&data, &[])).expect_err("a broker can't write there").log;
     let last = log.lines().last().expect("it says why");
     assert!(last.contains(data.to_str().unwrap()) && last.contains("Read-only file system"), "{log}");
 
@@ -122,7 +116,7 @@ async fn a_read_only_folder_is_a_clear_error_at_the_start() {
 async fn a_disk_that_turns_read_only_fails_publishes_while_reads_go_on() {
     let folder = tempfile::tempdir().unwrap();
     let broker = Broker::start(folder.path());
-    if !may_trace(&broker) {
+    if !may_trace() {
         return skip("a disk that turns read-only", "strace is not there, or may not attach");
     }
     let client = client();
@@ -183,7 +177,7 @@ async fn an_ack_follows_its_fdatasync_for_64_writers() {
 async fn acks_follow_their_fdatasync(writers: usize, each: usize) {
     let folder = tempfile::tempdir().unwrap();
     let broker = Broker::start(folder.path());
-    if !may_trace(&broker) {
+    if !may_trace() {
         return skip("an ack follows its fdatasync", "strace is not there, or may not attach");
     }
     let client = client();

@@ -62,10 +62,10 @@ pub async fn namespace(client: &Client, broker: &Broker, namespace: &str) -> Nam
     json(client.get(broker.url(&format!("/v1/namespaces/{namespace}"))).send().await.unwrap()).await
 }
 
-/// Whether every store has applied all that is in the log.
+/// Whether every store has applied all that is in the log, and none is being rebuilt.
 pub async fn stores_are_level(client: &Client, broker: &Broker) -> bool {
     let states: Value = json(client.get(broker.url("/v1/stores")).send().await.unwrap()).await;
     let stores = states["stores"].as_array().expect("stores are an array");
     assert_eq!(stores.len(), 256);
-    stores.iter().all(|store| store["lag"] == 0)
+    stores.iter().all(|store| store["lag"] == 0 && store["rebuilding"] == false)
 }

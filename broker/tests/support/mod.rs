@@ -9,19 +9,24 @@
 //! ```
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "each test binary uses a part of this")]
 
+pub mod folder;
 pub mod http;
+pub mod load;
 pub mod losses;
 pub mod mount;
 pub mod proof;
 pub mod sse;
+pub mod stores;
 pub mod strace;
 
 use std::future::Future;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 pub use http::client;
@@ -51,13 +56,18 @@ impl Broker {
 
     /// The command that starts the binary, to be run by [`Broker::try_start`], perhaps under another program.
     pub fn command(data: &Path, args: &[&str]) -> Command {
+        Broker::command_at("127.0.0.1:0", data, args)
+    }
+
+    /// The same at an address, so that clients find the next one where the last one was.
+    pub fn command_at(listen: &str, data: &Path, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tlog"));
-        command.arg("serve").arg("--data").arg(data).args(["--listen", "127.0.0.1:0"]).args(args);
+        command.arg("serve").arg("--data").arg(data).args(["--listen", listen]).args(args);
         command
     }
 
-    /// Runs a command that is a broker; what it wrote to stderr, where it ended before it listened.
-    pub fn try_start(mut command: Command) -> Result<Broker, String> {
+    /// Runs a command that is a broker; how it ended, where that was before it listened.
+    pub fn try_start(mut command: Command) -> Result<Broker, Ended> {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = child.stderr.take().expect("stderr is piped");
         let log = Arc::new(Mutex::new(String::new()));
@@ -77,10 +87,14 @@ impl Broker {
         });
         match address.recv_timeout(PATIENCE) {
             Ok(address) => Ok(Broker { child, address, log }),
-            Err(_) => {
+            Err(RecvTimeoutError::Timeout) => {
                 let _ = child.kill();
-                let _ = child.wait();
-                Err(log.lock().unwrap().clone())
+                panic!("it neither listens nor ends:\n{}", log.lock().unwrap())
+            }
+            // Its stderr is closed: it has ended.
+            Err(RecvTimeoutError::Disconnected) => {
+                let status = child.wait().unwrap();
+                Err(Ended { status, log: log.lock().unwrap().clone() })
             }
         }
     }
@@ -107,7 +121,12 @@ impl Broker {
 
     /// Memory that the process has resident, bytes.
     pub fn resident_bytes(&self) -> u64 {
-        resident_bytes_of(&format!("/proc/{}/status", self.pid()))
+        memory_bytes_of(&format!("/proc/{}/status", self.pid()), "VmRSS:")
+    }
+
+    /// Address space that the process has, bytes.
+    pub fn address_space_bytes(&self) -> u64 {
+        memory_bytes_of(&format!("/proc/{}/status", self.pid()), "VmSize:")
     }
 
     /// Ends it as a power cut would its process: no destructor, no drain.
@@ -118,7 +137,7 @@ impl Broker {
 
     /// Asks it to end, and waits until it has.
     pub fn terminate(mut self) -> ExitStatus {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        self.signal(Signal::TERM);
         let asked = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -128,6 +147,32 @@ impl Broker {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn ended(mut self) -> Ended {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return Ended { status, log: self.log() };
+            }
+            assert!(began.elapsed() < PATIENCE, "the broker does not end");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// A broker that is no more.
+#[derive(Debug)]
+pub struct Ended {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// What it wrote to stderr.
+    pub log: String,
 }
 
 impl Drop for Broker {
@@ -142,14 +187,31 @@ impl Drop for Broker {
 
 /// Memory that a process has resident, bytes, from its status.
 pub fn resident_bytes_of(status: &str) -> u64 {
+    memory_bytes_of(status, "VmRSS:")
+}
+
+fn memory_bytes_of(status: &str, what: &str) -> u64 {
     let status = std::fs::read_to_string(status).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the process runs");
+    let line = status.lines().find_map(|line| line.strip_prefix(what)).expect("the process runs");
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
 
 fn listening_on(line: &str) -> Option<SocketAddr> {
     let (_, rest) = line.split_once("listening on http://")?;
     rest.split(|c: char| !(c.is_ascii_hexdigit() || ".:[]".contains(c))).next()?.parse().ok()
+}
+
+/// An address that no other test and no other process listens on. Unlike one with a free port, it is still
+/// free when a broker comes back to it: connections leave from 127.0.0.1.
+pub fn own_address() -> String {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [.., a, b] = std::process::id().to_be_bytes();
+    format!("127.{}.{b}.{}:7256", a.max(1), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Says that a test was not made, also where the output of tests is captured.
+pub fn skip(test: &str, why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
 }
 
 /// Waits until a condition holds, and fails the test where it does not in [`PATIENCE`].

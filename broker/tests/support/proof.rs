@@ -20,6 +20,8 @@ pub struct Stored {
     pub value: Vec<u8>,
     /// Whether it deletes its key.
     pub tombstone: bool,
+    /// When it was appended, microseconds since the Unix epoch.
+    pub time: i64,
 }
 
 /// A namespace that has been read whole: the record at index i has offset i.
@@ -34,7 +36,7 @@ pub struct Proven {
 }
 
 /// Rebuilds a namespace. Fails the test unless every CRC holds, offsets have no gap and no repeat,
-/// ids count up by one per shard, shards are those of the content, the chain is right in every
+/// append times never go back, ids count up by one per shard, shards are those of the content, the chain is right in every
 /// frame, and the trailer says the same.
 pub async fn rebuild(client: &Client, broker: &Broker, namespace: &str) -> Proven {
     let url = broker.url(&format!("/v1/namespaces/{namespace}/rebuild"));
@@ -61,6 +63,7 @@ pub async fn rebuild(client: &Client, broker: &Broker, namespace: &str) -> Prove
 struct Prover {
     records: Vec<Stored>,
     chain: [u8; 32],
+    time: i64,
     counters: HashMap<u8, u32>,
     frames: u64,
 }
@@ -73,6 +76,8 @@ impl Prover {
         self.chain = *hasher.finalize().as_bytes();
         assert_eq!(frame.chain().0, self.chain, "the chain in frame {} is wrong", self.frames);
         self.frames += 1;
+        assert!(frame.time_micros() >= self.time, "append times go back");
+        self.time = frame.time_micros();
         for record in frame.records() {
             let content = record.key.map_or(record.value, str::as_bytes);
             let shard = blake3::hash(content).as_bytes()[0];
@@ -86,6 +91,7 @@ impl Prover {
                 key: record.key.map(str::to_owned),
                 value: record.value.to_vec(),
                 tombstone: record.kind == wire::Kind::Tombstone,
+                time: frame.time_micros(),
             });
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -34,10 +34,10 @@ pub struct Call {
     pub succeeded: bool,
 }
 
-/// Whether strace is there and may attach to a process.
-pub fn may_trace(broker: &Broker) -> bool {
-    Command::new("strace").arg("--version").output().is_ok_and(|output| output.status.success())
-        && Strace::attach(broker, &["-e", "trace=none"]).is_some()
+/// Whether strace is there and may trace a process.
+pub fn may_trace() -> bool {
+    let traced = Command::new("strace").args(["-e", "trace=none", "true"]).output();
+    traced.is_ok_and(|output| output.status.success())
 }
 
 impl Strace {
@@ -50,6 +50,20 @@ impl Strace {
     pub fn fail(broker: &Broker, calls: &str, error: &str) -> Option<Strace> {
         let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:error={error}"));
         Strace::attach(broker, &["-e", &trace, "-e", &inject])
+    }
+
+    /// A command that runs another one, and kills it when one of its threads is about to make its `nth`
+    /// call of these, on these paths where some are given. The call itself is not made.
+    pub fn kill_at(command: &Command, calls: &str, paths: &[PathBuf], nth: u32, output: &Path) -> Command {
+        let mut strace = Command::new("strace");
+        // The tracer stands aside: the broker is the test's own child, and its status the broker's.
+        strace.args(["--daemonize", "--follow-forks", "--output"]).arg(output);
+        strace.args(["-e", &format!("trace={calls}"), "-e", &format!("inject={calls}:signal=KILL:when={nth}")]);
+        for path in paths {
+            strace.arg("--trace-path").arg(path);
+        }
+        strace.arg(command.get_program()).args(command.get_args());
+        strace
     }
 
     fn attach(broker: &Broker, arguments: &[&str]) -> Option<Strace> {
