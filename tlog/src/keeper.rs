@@ -227,7 +227,7 @@ mod tests {
         let active = OpenSegment::new(SegmentFile { path, base: 0, file });
         let watermark = Watermark { position: 0, records: 0 };
         let shared = Arc::new(Shared::new(0, Recent::new(Vec::new(), active, 0), watermark));
-        let rows = Arc::new(Rows::open(&folder.join("rows")).unwrap());
+        let rows = Arc::new(Rows::open(&folder.join("rows"), 256).unwrap());
         keeper(Arc::new(memory.clone()), dir, 4096, shared, rows)
     }
 
