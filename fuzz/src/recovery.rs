@@ -301,8 +301,12 @@ fn start(files: &Files) {
     let (log, mut driver) = match open(&storage, dir.path()) {
         Ok(opened) => opened,
         Err(error) => {
-            let OpenError::Damaged { reason, .. } = &error else { panic!("{error}") };
-            assert!(!before.faults.is_empty() || reason.contains("header"), "{error} but {before:?}");
+            let of_header = match &error {
+                OpenError::Damaged { reason, .. } => reason.contains("header"),
+                OpenError::FrameVersion { .. } => false,
+                other => panic!("{other}"),
+            };
+            assert!(!before.faults.is_empty() || of_header, "{error} but {before:?}");
             return;
         }
     };

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use tlog::fuzzing::{Index, Segment};
-use wire::{Frame, NamespaceId, Position};
+use wire::{Frame, FrameError, NamespaceId, Position};
 
 use crate::forge::Forge;
 
@@ -66,8 +66,14 @@ fn later_commit(frames: &[u8], bytes: &[u8], behind: Position) -> Option<Positio
     (from..frames.len()).find_map(|at| {
         let rest = &bytes[HEADER_BYTES + at..];
         let length = Frame::length(rest).ok().filter(|length| *length <= rest.len())?;
-        let frame = Frame::decode(Bytes::copy_from_slice(&rest[..length])).ok()?;
         let position = BASE + at as u64;
+        let frame = match Frame::decode(Bytes::copy_from_slice(&rest[..length])) {
+            // A frame of another version in its place may be of a later commit.
+            Err(FrameError::BadVersion(_)) => {
+                return (Frame::claimed_position(rest) == Some(position)).then_some(position);
+            }
+            frame => frame.ok()?,
+        };
         (frame.position() == position && frame.commit_start() > behind).then_some(position)
     })
 }
