@@ -18,6 +18,7 @@
 //! | `stores::live` | the thread of a partition that keeps up with the log |
 //! | `stores::driver` | whose turn it is: threads, or a simulation's steps |
 //! | `stores::rebuild` | wiping one store and making it again while the others serve |
+//! | `stores::check` | what the rows must be, held against what they are, offline |
 //! | `stores::read`, `stores::range`, `stores::state` | the answers |
 //!
 //! # Invariants
@@ -50,4 +51,6 @@ pub mod mutants;
 pub mod offsets;
 mod stores;
 
-pub use stores::{KeyPage, KeyRange, OPEN_TABLES, RawRow, StoreState, StoredRecord, Stores, StoresDriver, StoresError};
+pub use stores::{
+    KeyPage, KeyRange, OPEN_TABLES, RawRow, StoreState, StoredRecord, Stores, StoresCheck, StoresDriver, StoresError,
+};

@@ -147,7 +147,7 @@ impl OffsetRow {
         }
     }
 
-    fn encode(&self) -> [u8; ROW_BYTES] {
+    pub(crate) fn encode(&self) -> [u8; ROW_BYTES] {
         let mut row = [0; ROW_BYTES];
         row[..8].copy_from_slice(&self.position.to_le_bytes());
         row[8..16].copy_from_slice(&self.records.to_le_bytes());

@@ -63,8 +63,17 @@ impl ControlEvent {
         Draft::of(&NewRecord::bytes(&self.encode()))
     }
 
-    /// The value of the event's control record.
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    fn encode(&self) -> Vec<u8> {
+        self.encode_with(config_json)
+    }
+
+    /// The value of a control record that says this, as short as it can be.
+    pub(crate) fn encode_shortest(&self) -> Vec<u8> {
+        let is_default = |config: &NamespaceConfig| *config == NamespaceConfig::default();
+        self.encode_with(|config| if is_default(config) { "{}".to_owned() } else { config_json(config) })
+    }
+
+    fn encode_with(&self, config_text: impl FnOnce(&NamespaceConfig) -> String) -> Vec<u8> {
         let (event, id, generation) = match self {
             ControlEvent::Created { id, generation, .. } => (CREATED, id, generation),
             ControlEvent::Deleted { id, generation } => (DELETED, id, generation),
@@ -77,7 +86,7 @@ impl ControlEvent {
             ControlEvent::Created { name, config, .. } => {
                 value.extend_from_slice(&(name.len() as u16).to_le_bytes());
                 value.extend_from_slice(name.as_bytes());
-                value.extend_from_slice(config_json(config).as_bytes());
+                value.extend_from_slice(config_text(config).as_bytes());
             }
             ControlEvent::Deleted { .. } => {}
             ControlEvent::Consumers { event, .. } => value.extend_from_slice(event),
@@ -150,7 +159,9 @@ mod tests {
         let name = NamespaceName::new("orders").unwrap();
         let created = ControlEvent::Created { id, generation: 1, name, config: NamespaceConfig::default() };
         assert_eq!(created.encode(), b"\x01\x03\x02\x01\0\x01\0\0\0\x06\0orders{\"max_record_bytes\":1048576}");
-        assert_eq!(round_trip(&created), Ok(created));
+        assert_eq!(round_trip(&created), Ok(created.clone()));
+        assert_eq!(created.encode_shortest(), b"\x01\x03\x02\x01\0\x01\0\0\0\x06\0orders{}");
+        assert_eq!(ControlEvent::of_value(&created.encode_shortest()), Ok(created));
         let consumers = ControlEvent::Consumers { id, generation: 7, event: Bytes::from_static(b"ack") };
         assert_eq!(consumers.encode(), b"\x03\x03\x02\x01\0\x07\0\0\0ack");
         assert_eq!(round_trip(&consumers), Ok(consumers));

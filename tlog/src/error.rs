@@ -44,6 +44,12 @@ pub enum OpenError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A repair was not finished.
+    #[error("a repair of {dir} was not finished: run tlog repair --data {dir}")]
+    Unfinished {
+        /// The data folder.
+        dir: PathBuf,
+    },
     /// An option is out of its bounds.
     #[error("{0}")]
     Options(String),
@@ -59,7 +65,7 @@ pub enum OpenError {
     },
     /// The rows stand for more than the log holds: they belong to another log.
     #[error(
-        "{dir} stands for position {rows} of a partition that ends at {log}: if the log is right, delete the folder, it is rebuilt from the log"
+        "{dir} stands for position {rows} of a partition that ends at {log}: if the log is right, delete the folder, it is rebuilt from the log; if the log has lost its end, tlog repair marks what is lost"
     )]
     RowsAhead {
         /// The folder of the rows.

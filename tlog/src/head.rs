@@ -19,7 +19,7 @@
 
 use wire::limits::SHARDS;
 use wire::loss::Known;
-use wire::{Chain, Frame, Generation, Loss, Offset, Shard};
+use wire::{Chain, Frame, Generation, Loss, NamespaceId, Offset, Shard};
 
 const FIXED_BYTES: usize = 52;
 const COUNTER_BYTES: usize = 5;
@@ -68,6 +68,11 @@ impl Head {
 
     /// What the frame says that does not follow from this head, if anything does not.
     pub(crate) fn contradiction(&self, frame: &Frame) -> Option<String> {
+        self.contradiction_where(frame, |_| false)
+    }
+
+    /// The same where the counters of some shards may be further on than the head has them.
+    pub(crate) fn contradiction_where(&self, frame: &Frame, unsure: impl Fn(Shard) -> bool) -> Option<String> {
         if frame.generation() != self.generation {
             return Some(format!("generation {} in a namespace of {}", frame.generation(), self.generation));
         }
@@ -79,19 +84,21 @@ impl Head {
         }
         match frame.loss() {
             Some(loss) => contradiction_of(&loss),
-            None => self.wrong_id(frame),
+            // Control records are no objects: nobody looks for them by id, and a loss of them lists no counters.
+            None if frame.namespace() == NamespaceId::CONTROL => None,
+            None => self.wrong_id(frame, unsure),
         }
     }
 
     /// The first record of a frame whose id is not the next of its shard.
-    fn wrong_id(&self, frame: &Frame) -> Option<String> {
+    fn wrong_id(&self, frame: &Frame, unsure: impl Fn(Shard) -> bool) -> Option<String> {
         let mut counters = self.counters.clone();
         frame.records().find_map(|record| {
-            let (shard, counter) = (record.id.shard(), record.id.counter());
+            let (shard, counter) = (record.id.shard(), u64::from(record.id.counter()));
             let due = u64::from(counters.get(shard)) + 1;
-            let set_right = u64::from(counter) < due && due - u64::from(counter) <= u64::from(self.doubt);
-            let follows = u64::from(counter) == due || set_right;
-            counters.set(shard, counter);
+            let set_right = counter < due && due - counter <= u64::from(self.doubt);
+            let follows = counter == due || set_right || (counter > due && unsure(shard));
+            counters.set(shard, record.id.counter());
             (!follows || !record.shard_is_true()).then(|| format!("offset {} has the id {}", record.offset, record.id))
         })
     }
@@ -189,7 +196,7 @@ impl Counters {
     }
 
     /// Has every shard go on by so many. One that reaches the last counter there is has none left to give.
-    fn add(&mut self, more: u32) {
+    pub(crate) fn add(&mut self, more: u32) {
         if more == 0 {
             return;
         }
@@ -226,7 +233,7 @@ impl Counters {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use wire::{DraftBuilder, NamespaceId, NewRecord, Place};
+    use wire::{DraftBuilder, NewRecord, Place};
 
     proptest! {
         #[test]

@@ -25,6 +25,7 @@
 //! | [`storage`] | files and syncs: the first seam |
 //! | `driver` | whose turn it is: threads, or a simulation's steps |
 //! | [`check`](mod@check) | the whole log, verified offline |
+//! | [`repair`](mod@repair) | a damaged folder made whole: what is lost is marked, nothing is destroyed |
 //!
 //! # Invariants
 //!
@@ -79,6 +80,7 @@ mod queue;
 mod reader;
 mod recent;
 mod recovery;
+pub mod repair;
 mod rows;
 mod segment;
 mod sequencer;

@@ -20,6 +20,7 @@
 //! the position that it stands for. Recovery applies the frames from there on.
 
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use parking_lot::Mutex;
 use rocksdb::checkpoint::Checkpoint;
@@ -35,9 +36,15 @@ use crate::producer::ProducerState;
 const WRITE_BUFFER_BYTES: usize = 16 << 20;
 const BLOCK_CACHE_BYTES: usize = 32 << 20;
 
+/// Tables that are kept open where no broker runs.
+pub(crate) const OFFLINE_TABLES: usize = 64;
+
 /// What RocksDB leaves of its limit of open files to what is no table.
 const OTHER_FILES: usize = 10;
 const MANIFEST_STEP_BYTES: usize = 64 << 10;
+
+/// A row: its key and its value.
+pub(crate) type Row = (Box<[u8]>, Box<[u8]>);
 
 /// The rows of all partitions.
 #[derive(Debug)]
@@ -122,26 +129,41 @@ fn segment_key(namespace: NamespaceId, offset: Offset) -> [u8; 12] {
     key
 }
 
+fn options(open_tables: usize) -> Options {
+    let mut options = Options::default();
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+    options.set_max_open_files(i32::try_from(open_tables + OTHER_FILES).unwrap_or(i32::MAX));
+    options.set_keep_log_file_num(2);
+    // The rows are small and opened at each start: what RocksDB would set aside for large ones costs more.
+    options.set_manifest_preallocation_size(MANIFEST_STEP_BYTES);
+    options.set_max_file_opening_threads(1);
+    options.set_skip_stats_update_on_db_open(true);
+    options.set_compression_type(rocksdb::DBCompressionType::Lz4);
+    let mut table = rocksdb::BlockBasedOptions::default();
+    table.set_block_cache(&rocksdb::Cache::new_lru_cache(BLOCK_CACHE_BYTES));
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_bloom_filter(10.0, false);
+    options.set_block_based_table_factory(&table);
+    options
+}
+
 impl Rows {
     /// Opens the rows of a data folder, making them where there are none; so many of their files are kept open.
     pub(crate) fn open(dir: &Path, open_tables: usize) -> Result<Rows, OpenError> {
-        let mut options = Options::default();
+        let mut options = options(open_tables);
         options.create_if_missing(true);
-        options.set_write_buffer_size(WRITE_BUFFER_BYTES);
-        options.set_max_open_files(i32::try_from(open_tables + OTHER_FILES).unwrap_or(i32::MAX));
-        options.set_keep_log_file_num(2);
-        // The rows are small and opened at each start: what RocksDB would set aside for large ones costs more.
-        options.set_manifest_preallocation_size(MANIFEST_STEP_BYTES);
-        options.set_max_file_opening_threads(1);
-        options.set_skip_stats_update_on_db_open(true);
-        options.set_compression_type(rocksdb::DBCompressionType::Lz4);
-        let mut table = rocksdb::BlockBasedOptions::default();
-        table.set_block_cache(&rocksdb::Cache::new_lru_cache(BLOCK_CACHE_BYTES));
-        table.set_cache_index_and_filter_blocks(true);
-        table.set_bloom_filter(10.0, false);
-        options.set_block_based_table_factory(&table);
         let db = DB::open(&options, dir).map_err(|source| OpenError::Rows { dir: dir.to_owned(), source })?;
         Ok(Rows { db, dir: dir.to_owned(), locating: Mutex::default() })
+    }
+
+    /// Opens the rows to read them, and changes nothing in their folder; nothing where there are none.
+    pub(crate) fn open_to_read(dir: &Path) -> Result<Option<Rows>, OpenError> {
+        if !dir.join("CURRENT").exists() {
+            return Ok(None);
+        }
+        let db = DB::open_for_read_only(&options(OFFLINE_TABLES), dir, false);
+        let db = db.map_err(|source| OpenError::Rows { dir: dir.to_owned(), source })?;
+        Ok(Some(Rows { db, dir: dir.to_owned(), locating: Mutex::default() }))
     }
 
     /// The folder.
@@ -153,7 +175,7 @@ impl Rows {
         let Some(row) = self.db.get_pinned(key)? else { return Ok(None) };
         match decode(&row) {
             Some(value) => Ok(Some(value)),
-            None => Err(ReadError::Rows(format!("the row {} is not one", key.escape_ascii()))),
+            None => Err(not_one(key)),
         }
     }
 
@@ -171,6 +193,48 @@ impl Rows {
     /// A namespace's head; nothing where there is no such namespace.
     pub(crate) fn head(&self, namespace: NamespaceId) -> Result<Option<Head>, ReadError> {
         self.get(&namespace_key(b'h', namespace), Head::decode)
+    }
+
+    /// The heads of all namespaces of a partition, by id.
+    pub(crate) fn heads_of(
+        &self,
+        partition: u16,
+        partitions: u16,
+        mut visit: impl FnMut(NamespaceId, Head),
+    ) -> Result<(), ReadError> {
+        for row in self.db.iterator(IteratorMode::From(b"h", Direction::Forward)) {
+            let (key, row) = row?;
+            let Some(([b'h'], id)) = key.split_first_chunk().map(|(tag, id)| (*tag, id)) else { break };
+            let id: Result<[u8; 3], _> = id.try_into();
+            let head = id.ok().and_then(|id| Some((NamespaceId::from_be_bytes(id), Head::decode(&row)?)));
+            let (id, head) = head.ok_or_else(|| not_one(&key))?;
+            if id.partition(partitions) == partition {
+                visit(id, head);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether all rows can be read, and those are rows on which something rests.
+    pub(crate) fn verify(&self) -> Result<(), ReadError> {
+        for row in self.all() {
+            let (key, row) = row?;
+            let is_one = match key.first() {
+                Some(b'c') => PartitionRow::decode(&row).is_some(),
+                Some(b'h') => key.len() == 4 && Head::decode(&row).is_some(),
+                Some(b'i') => key.len() == 4 && decode_namespace(NamespaceId::CONTROL, &row).is_some(),
+                _ => true,
+            };
+            if !is_one {
+                return Err(not_one(&key));
+            }
+        }
+        Ok(())
+    }
+
+    /// All rows, by key.
+    pub(crate) fn all(&self) -> impl Iterator<Item = Result<Row, ReadError>> {
+        self.db.iterator(IteratorMode::Start).map(|row| Ok(row?))
     }
 
     /// A namespace by its id.
@@ -271,6 +335,35 @@ impl Rows {
     pub(crate) fn flush(&self) -> Result<(), ReadError> {
         Ok(self.db.flush()?)
     }
+}
+
+/// Moves a folder of rows, unless that is done. RocksDB keeps its own files, beside the storage.
+pub(crate) fn move_folder(from: &Path, to: &Path) -> io::Result<()> {
+    if !from.exists() || to.exists() {
+        return Ok(());
+    }
+    for folder in [to, from].into_iter().filter_map(Path::parent) {
+        fs::create_dir_all(folder)?;
+    }
+    fs::rename(from, to)?;
+    for folder in [to, from].into_iter().filter_map(Path::parent) {
+        fs::File::open(folder)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// The partition that a row is of, by its key.
+pub(crate) fn partition_of(key: &[u8], partitions: u16) -> Option<u16> {
+    match *key {
+        [b'c' | b'l', a, b] => Some(u16::from_be_bytes([a, b])),
+        [b'h' | b'i' | b'q' | b's', a, b, c, ..] => Some(NamespaceId::from_be_bytes([a, b, c]).partition(partitions)),
+        [b'n', ref name @ ..] => Some(NamespaceName::from_bytes(name).ok()?.partition(partitions)),
+        _ => None,
+    }
+}
+
+fn not_one(key: &[u8]) -> ReadError {
+    ReadError::Rows(format!("the row {} is not one", key.escape_ascii()))
 }
 
 fn encode_namespace(namespace: &Namespace) -> Vec<u8> {

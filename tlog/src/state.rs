@@ -20,7 +20,7 @@ use crate::producer::ProducerState;
 use crate::rows::{PartitionRow, RowBatch, Rows};
 
 /// First generation of a namespace id. No slot is given out again yet: nothing trims records.
-const FIRST_GENERATION: u32 = 1;
+pub(crate) const FIRST_GENERATION: u32 = 1;
 
 /// Producers per partition that are kept in memory.
 const CACHED_PRODUCERS: usize = 4096;

@@ -1,10 +1,14 @@
 //! Why a command failed: one line.
 
 use std::io;
+use std::process::ExitCode;
 
 use super::bench::BenchError;
 use super::health::HealthError;
 use super::output::count;
+
+/// The status where only what is derived is wrong: 1 is every other error, 2 a misspelled command line.
+const DERIVED: u8 = 3;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +60,18 @@ pub(crate) enum CliError {
     /// The data folder can't be checked.
     #[error(transparent)]
     Open(#[from] tlog::OpenError),
+    /// The data folder can't be repaired.
+    #[error(transparent)]
+    Repair(#[from] tlog::repair::RepairError),
+    /// The stores can't be checked.
+    #[error("the stores: {0}")]
+    Stores(#[from] consumers::StoresError),
+    /// A check has found that nothing is lost, and that something derived is wrong.
+    #[error("nothing is lost; what is derived is wrong in {faults} place(s), and can be made again")]
+    Derived {
+        /// How many.
+        faults: usize,
+    },
     /// A check has found damage.
     #[error("the log is damaged in {faults} place(s)")]
     Damaged {
@@ -70,6 +86,14 @@ pub(crate) enum CliError {
 impl CliError {
     pub(crate) fn io(what: impl Into<String>, source: io::Error) -> CliError {
         CliError::Io { what: what.into(), source }
+    }
+
+    /// The status that the process ends with.
+    pub(crate) fn status(&self) -> ExitCode {
+        match self {
+            CliError::Derived { .. } => ExitCode::from(DERIVED),
+            _ => ExitCode::FAILURE,
+        }
     }
 
     /// Whether the reader of stdout has gone, which is no failure.

@@ -8,12 +8,12 @@
 //! | [`rebuild`] | all of a namespace, with proof |
 //! | [`get`] | the latest value of a key |
 //! | [`namespaces`], [`stores`] | what there is |
-//! | [`check`] | the log of a data folder, verified offline |
+//! | [`check`], [`repair`] | a data folder, verified offline; what is damaged, made whole |
 //! | [`mod@bench`], [`health`] | load; whether a broker answers |
 //! | [`connect`], [`error`], [`output`], [`progress`] | what they share |
 //!
 //! Results go to stdout, all else to stderr. An error is one line and a status of 1; a misspelled
-//! command line has a status of 2.
+//! command line has a status of 2; a check that finds nothing lost, but something derived that is wrong, 3.
 
 mod bench;
 mod check;
@@ -27,6 +27,7 @@ mod output;
 mod progress;
 mod publish;
 mod rebuild;
+mod repair;
 mod serve;
 mod stores;
 mod tail;
@@ -78,8 +79,17 @@ enum Command {
     Namespaces(namespaces::NamespacesArgs),
     /// Show the 256 stores, or rebuild one
     Stores(stores::StoresArgs),
-    /// Verify the log of a data folder: every CRC, offset, id and chain
+    /// Verify a data folder: every CRC, offset, id and chain, and all that is derived
+    ///
+    /// Changes nothing. The status is 0 where all is as it must be (losses that a repair has marked are named),
+    /// 1 where something of the log is lost, and 3 where only what is derived is wrong: it can be made again.
     Check(check::CheckArgs),
+    /// Make a damaged data folder whole: mark what is lost, make the rest again
+    ///
+    /// Destroys nothing: what is replaced is moved to aside/ in the data folder. Readers of a namespace that has
+    /// lost records are told which; all others are what they were. The status is 0 where the folder is whole
+    /// then.
+    Repair(repair::RepairArgs),
     /// Put load on a broker and measure it
     Bench {
         #[command(flatten)]
@@ -107,7 +117,7 @@ pub(crate) fn main() -> ExitCode {
         Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("tlog: {error}");
-            ExitCode::FAILURE
+            error.status()
         }
     }
 }
@@ -122,6 +132,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Namespaces(args) => in_runtime(namespaces::run(args)),
         Command::Stores(args) => in_runtime(stores::run(args)),
         Command::Check(args) => check::run(&args),
+        Command::Repair(args) => repair::run(&args),
         Command::Bench { broker, args } => Ok(bench::run(&args, &broker.url, broker.json)?),
         Command::BenchEmptyServer => in_runtime(bench::empty::serve()),
         Command::Health { broker, args } => Ok(health::run(&args, &broker.url)?),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use rocksdb::DB;
 use tlog::ControlEvent;
 use wire::{Frame, NamespaceId, Position};
 
@@ -13,7 +14,7 @@ use crate::stores::shards::ShardSet;
 
 /// A consumer that applies one partition to some of the stores.
 pub(crate) struct Applier<'a> {
-    pub(crate) ring: &'a Ring,
+    pub(crate) db: &'a DB,
     pub(crate) partition: &'a Partition,
     pub(crate) consumer: Consumer,
     /// The stores that it writes to. Nobody else writes what this partition has in them.
@@ -44,8 +45,14 @@ impl Applier<'_> {
 
     /// Applies what the log has behind `offset`, about `max_bytes` of it, but nothing at `until` or
     /// behind.
-    pub(crate) fn advance(&self, max_bytes: usize, until: Position, offset: &mut OffsetRow) -> Result<(), StoresError> {
-        let mut frames = self.ring.log.scan(self.partition.id, offset.position).read_blocking(max_bytes)?;
+    pub(crate) fn advance(
+        &self,
+        ring: &Ring,
+        max_bytes: usize,
+        until: Position,
+        offset: &mut OffsetRow,
+    ) -> Result<(), StoresError> {
+        let mut frames = ring.log.scan(self.partition.id, offset.position).read_blocking(max_bytes)?;
         frames.truncate(frames.partition_point(|frame| frame.position() < until));
         self.apply(&frames, offset)
     }
@@ -64,7 +71,7 @@ impl Applier<'_> {
         batch.add(&records);
         let lost_in: BTreeSet<NamespaceId> = lost.iter().map(|frame| frame.namespace()).collect();
         lost_in.into_iter().for_each(|namespace| batch.add_lost(namespace, self.shards));
-        batch.write(self.ring, self.partition, self.consumer, behind)?;
+        batch.write(self.db, self.partition, self.consumer, behind)?;
         *offset = *behind;
         Ok(())
     }
@@ -77,9 +84,9 @@ impl Applier<'_> {
     ) -> Result<(), StoresError> {
         let mut batch = Batch::with_room(&[]);
         for namespace in deleted {
-            batch.forget(&self.ring.db, *namespace, self.shards)?;
+            batch.forget(self.db, *namespace, self.shards)?;
         }
-        batch.write(self.ring, self.partition, self.consumer, behind)?;
+        batch.write(self.db, self.partition, self.consumer, behind)?;
         *offset = *behind;
         Ok(())
     }

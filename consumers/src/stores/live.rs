@@ -95,7 +95,7 @@ impl<'a> Live<'a> {
         let mut turn = self.partition.turn.lock();
         let before = turn.offset.records;
         let applier = Applier {
-            ring: self.ring,
+            db: &self.ring.db,
             partition: self.partition,
             consumer: Consumer::Stores,
             shards: if mutant!(ApplyTwice) { ShardSet::NONE.others() } else { turn.rebuilding.others() },

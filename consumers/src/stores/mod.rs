@@ -5,6 +5,7 @@
 
 mod apply;
 mod batch;
+mod check;
 mod driver;
 mod error;
 mod live;
@@ -29,6 +30,7 @@ use tlog::{Log, Namespace};
 use tracing::{error, info, warn};
 use wire::{ObjectId, Offset, Position, Shard};
 
+pub use self::check::StoresCheck;
 pub use self::driver::{RawRow, StoresDriver};
 pub use self::error::StoresError;
 pub use self::options::OPEN_TABLES;

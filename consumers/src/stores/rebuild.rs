@@ -142,10 +142,10 @@ impl Rebuild<'_> {
     /// Brings the store nearer to where a partition's live reader is, or hands over to that reader.
     fn apply(&self, partition: &Partition, mut offset: OffsetRow, max_bytes: usize) -> Result<(), StoresError> {
         let consumer = Consumer::Rebuild(self.shard);
-        let applier = Applier { ring: self.ring, partition, consumer, shards: ShardSet::only(self.shard) };
+        let applier = Applier { db: &self.ring.db, partition, consumer, shards: ShardSet::only(self.shard) };
         let live = partition.applied.borrow().position;
         if live.saturating_sub(offset.position) > HANDOVER_BYTES.min(max_bytes as u64) {
-            return applier.advance(max_bytes, live, &mut offset);
+            return applier.advance(self.ring, max_bytes, live, &mut offset);
         }
         let mut turn = partition.turn.lock();
         let end = match () {
@@ -154,7 +154,7 @@ impl Rebuild<'_> {
             () => turn.offset.position,
         };
         while offset.position < end {
-            applier.advance(max_bytes, end, &mut offset)?;
+            applier.advance(self.ring, max_bytes, end, &mut offset)?;
         }
         let mut rows = WriteBatch::default();
         rows.delete(consumer.key(partition.id));

@@ -210,6 +210,15 @@ impl Index {
         Ok(entries)
     }
 
+    /// All entries, by namespace, then offset.
+    pub(crate) fn all(&self) -> Result<Vec<(NamespaceId, Entry)>, IndexError> {
+        let mut all = Vec::new();
+        for (namespace, _) in self.firsts()? {
+            all.extend(self.entries(namespace)?.into_iter().map(|entry| (namespace, entry)));
+        }
+        Ok(all)
+    }
+
     /// Each namespace with the offset of its first record in the segment, ascending by id.
     pub(crate) fn firsts(&self) -> io::Result<Vec<(NamespaceId, Offset)>> {
         let mut rows = vec![0; self.header.namespaces as usize * ROW_BYTES];

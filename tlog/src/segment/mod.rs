@@ -55,7 +55,16 @@ pub(crate) fn index_path(dir: &Path, base: Position) -> PathBuf {
 
 /// The base of the segment at a path, if one is there.
 pub(crate) fn base_of(path: &Path) -> Option<Position> {
-    let digits = path.file_name()?.to_str()?.strip_suffix(".log")?;
+    base_before(path, ".log")
+}
+
+/// The base of the segment whose index is at a path, if one is there.
+pub(crate) fn index_base_of(path: &Path) -> Option<Position> {
+    base_before(path, ".idx")
+}
+
+fn base_before(path: &Path, suffix: &str) -> Option<Position> {
+    let digits = path.file_name()?.to_str()?.strip_suffix(suffix)?;
     (digits.len() == 20).then(|| digits.parse().ok())?
 }
 

@@ -36,7 +36,7 @@ pub trait Storage: Debug + Send + Sync + 'static {
     /// The files of a folder, by name.
     fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>>;
 
-    /// Gives a file another name in the same folder, replacing what had that name.
+    /// Gives a file another name, in its folder or another, replacing what had that name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     /// Removes a file.
