@@ -65,4 +65,8 @@ async fn what_is_so_is_no_fault_and_what_is_not_is_named() {
     assert_eq!(said, [(readable(altered), "it is not what the log amounts to"), (readable(removed), "it is missing")]);
     fixture.delete_stores();
     assert!(StoresCheck::open(fixture.dir.path(), fixture.dir.path(), 2).unwrap().is_none());
+    // A process that ended before anything of its stores was on the disk.
+    drop(fixture.stores(&log));
+    assert!(rows(fixture.dir.path(), b"").is_empty());
+    assert!(StoresCheck::open(fixture.dir.path(), fixture.dir.path(), 2).unwrap().is_none());
 }

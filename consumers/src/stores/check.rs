@@ -55,8 +55,9 @@ struct Following {
 }
 
 impl StoresCheck {
-    /// A check of the stores of a data folder, which is not changed; nothing where there are none. Rows are
-    /// made in `scratch`, which must be empty; what is left in it is the caller's to delete.
+    /// A check of the stores of a data folder, which is not changed; nothing where there are none, or the
+    /// process that made them ended before any row was on the disk. Rows are made in `scratch`, which must
+    /// be empty; what is left in it is the caller's to delete.
     ///
     /// # Errors
     /// Where they can't be opened: what they are can't be told, and they can be made again.
@@ -68,6 +69,9 @@ impl StoresCheck {
         let failed = |source| StoresError::Open { dir: dir.clone(), source };
         let real =
             options(OPEN_TABLES).and_then(|options| DB::open_for_read_only(&options, &dir, false)).map_err(failed)?;
+        if real.iterator(IteratorMode::Start).next().transpose()?.is_none() {
+            return Ok(None);
+        }
         let scratch =
             options(OPEN_TABLES).and_then(|options| DB::open(&options, scratch.join("stores"))).map_err(failed)?;
         scratch.put(rows::META, rows::meta(partitions))?;
