@@ -94,12 +94,12 @@ fn finish(args: &RepairArgs, data: &Path) -> Result<(), CliError> {
 /// What was or would be done. Writing to a String does not fail.
 fn text(replaced: &[String], lost: &[String], repaired: Option<&Repaired>) -> String {
     let mut text = String::new();
-    let (will, losses) = if repaired.is_some() { ("is", "are") } else { ("would be", "would be") };
+    let would_be = if repaired.is_some() { "" } else { "would be " };
     for path in replaced {
-        let _ = writeln!(text, "{path} {will} made again");
+        let _ = writeln!(text, "{would_be}made again: {path}");
     }
     for lost in lost {
-        let _ = writeln!(text, "LOST, and {will} marked so: {lost}");
+        let _ = writeln!(text, "LOST, and {would_be}marked so: {lost}");
     }
     match repaired {
         Some(Repaired { aside, .. }) => {
@@ -109,7 +109,7 @@ fn text(replaced: &[String], lost: &[String], repaired: Option<&Repaired>) -> St
             let _ = writeln!(text, "the folder is whole: {whole}");
         }
         None => {
-            let _ = writeln!(text, "nothing was done; the files {losses} kept in aside/");
+            let _ = writeln!(text, "nothing was done; what is replaced would be kept in aside/");
         }
     }
     text
