@@ -323,7 +323,7 @@ impl Inner {
 
     /// A sealed segment, opened if it is not.
     pub(crate) fn sealed(&self, partition: u16, sealed: Sealed) -> Result<SharedSegment, ReadError> {
-        let open = || sealed::open(&*self.storage, &self.partition_dir(partition), sealed).map(Arc::new);
+        let open = || sealed::open(&*self.storage, &self.partition_dir(partition), partition, sealed).map(Arc::new);
         self.segments.get_or_insert_with(&(partition, sealed.base), open)
     }
 

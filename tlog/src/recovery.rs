@@ -72,7 +72,9 @@ impl Recovery<'_> {
             let dir = self.rows.dir().to_owned();
             return Err(OpenError::RowsAhead { dir, rows: state.end(), log: active.end });
         }
-        self.replay(&mut state, &sealed, &active)?;
+        if state.end() < active.end {
+            self.replay(&mut state, &sealed, &active)?;
+        }
         self.locate(&sealed)?;
         let length = active.file.file.len().map_err(|source| io_error(&active.file.path, source))?;
         let full = active.end.max(*last + length.saturating_sub(HEADER_BYTES as u64));
@@ -151,7 +153,7 @@ impl Recovery<'_> {
         let io = |source| io_error(&file.path, source);
         let mut segment = OpenSegment::new(file.clone());
         let mut last_commit = Vec::new();
-        let header_is_right = self.header_is_right(file).map_err(io)?;
+        let header_is_right = file.has_header(self.partition).map_err(io)?;
         let mut scan = FrameScan::new(file, file.base, Position::MAX).map_err(io)?;
         let stopped_by = loop {
             match scan.next() {
@@ -180,15 +182,6 @@ impl Recovery<'_> {
         self.cut_tail(&segment, applied, &stopped_by)?;
         self.write_again(&segment, &last_commit, header_is_right).map_err(io)?;
         Ok(segment)
-    }
-
-    fn header_is_right(&self, file: &SegmentFile) -> io::Result<bool> {
-        let mut header = [0; HEADER_BYTES];
-        if file.file.len()? < HEADER_BYTES as u64 {
-            return Ok(false);
-        }
-        file.file.read_at(&mut header, 0)?;
-        Ok(header == encode_header(self.partition, file.base))
     }
 
     /// Zeroes what follows the last frame, once it is sure that none of it was durable.
@@ -261,7 +254,7 @@ impl Recovery<'_> {
     fn locate(&self, sealed: &[Sealed]) -> Result<(), OpenError> {
         let located = self.rows.located(self.partition)?;
         for sealed in sealed.iter().filter(|sealed| sealed.base >= located) {
-            let segment = sealed::open(self.storage, &self.dir, *sealed)?;
+            let segment = sealed::open(self.storage, &self.dir, self.partition, *sealed)?;
             let firsts = segment.index.firsts().map_err(|source| io_error(&segment.file.path, source))?;
             self.rows.locate(self.partition, firsts.into_iter(), sealed.base, sealed.end)?;
         }

@@ -2,19 +2,19 @@
 
 use std::collections::BTreeSet;
 
-use rocksdb::DB;
 use tlog::ControlEvent;
 use wire::{Frame, NamespaceId, Position};
 
 use crate::offsets::{Consumer, OffsetRow};
 use crate::stores::batch::Batch;
+use crate::stores::database::Database;
 use crate::stores::error::StoresError;
 use crate::stores::ring::{Partition, Ring};
 use crate::stores::shards::ShardSet;
 
 /// A consumer that applies one partition to some of the stores.
 pub(crate) struct Applier<'a> {
-    pub(crate) db: &'a DB,
+    pub(crate) db: &'a Database,
     pub(crate) partition: &'a Partition,
     pub(crate) consumer: Consumer,
     /// The stores that it writes to. Nobody else writes what this partition has in them.

@@ -7,8 +7,8 @@ use wire::limits::SHARDS;
 use wire::{Kind, NamespaceId, ObjectId, Record, Shard};
 
 use crate::offsets::{Consumer, OffsetRow};
+use crate::stores::database::Database;
 use crate::stores::error::StoresError;
-use crate::stores::options::unlogged;
 use crate::stores::ring::Partition;
 use crate::stores::rows;
 use crate::stores::shards::ShardSet;
@@ -119,7 +119,7 @@ impl Batch {
     /// Writes the batch, with the offset row that it brings the consumer to (invariant 8).
     pub(crate) fn write(
         mut self,
-        db: &DB,
+        db: &Database,
         partition: &Partition,
         consumer: Consumer,
         offset: &OffsetRow,
@@ -139,7 +139,7 @@ impl Batch {
         let offset_alone = || {
             let mut rows = WriteBatch::default();
             offset.put(&mut rows, consumer, partition.id);
-            db.write_opt(rows, &unlogged())
+            db.write(rows)
         };
         if apart[0] {
             offset_alone()?;
@@ -147,7 +147,7 @@ impl Batch {
         if apart == [false; 2] {
             offset.put(&mut self.rows, consumer, partition.id);
         }
-        db.write_opt(self.rows, &unlogged())?;
+        db.write(self.rows)?;
         if apart[1] {
             offset_alone()?;
         }

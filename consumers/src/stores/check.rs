@@ -12,6 +12,7 @@ use wire::{Frame, NamespaceId, Position, Shard};
 
 use crate::offsets::{self, Consumer, OffsetRow};
 use crate::stores::apply::Applier;
+use crate::stores::database::Database;
 use crate::stores::error::StoresError;
 use crate::stores::options::{OPEN_TABLES, options};
 use crate::stores::ring::Partition;
@@ -33,7 +34,7 @@ type Row = (Box<[u8]>, Box<[u8]>);
 pub struct StoresCheck {
     dir: PathBuf,
     real: DB,
-    scratch: DB,
+    scratch: Database,
     partitions: Vec<Followed>,
     faults: Vec<Fault>,
 }
@@ -74,6 +75,7 @@ impl StoresCheck {
         }
         let scratch =
             options(OPEN_TABLES).and_then(|options| DB::open(&options, scratch.join("stores"))).map_err(failed)?;
+        let scratch = Database::new(scratch);
         scratch.put(rows::META, rows::meta(partitions))?;
         let mut check = StoresCheck { dir: dir.clone(), real, scratch, partitions: Vec::new(), faults: Vec::new() };
         let mut rebuilding = Vec::new();
@@ -194,7 +196,7 @@ impl StoresCheck {
 
 impl Followed {
     /// Applies the frames that have gathered, by each consumer as far as it has come.
-    fn apply(&mut self, scratch: &DB) -> Result<(), StoresError> {
+    fn apply(&mut self, scratch: &Database) -> Result<(), StoresError> {
         self.bytes = 0;
         let frames = std::mem::take(&mut self.frames);
         for Following { consumer, shards, to, at } in &mut self.consumers {

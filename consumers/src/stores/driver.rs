@@ -3,7 +3,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use rocksdb::IteratorMode;
 use rocksdb::checkpoint::Checkpoint;
@@ -62,12 +61,12 @@ impl StoresDriver {
 
     /// After so many more writes the process has ended: the next ones fail.
     pub fn end_after(&self, writes: u64) {
-        self.0.writes_left.store(writes, Ordering::Relaxed);
+        self.0.db.end_after(writes);
     }
 
     /// Whether the process has ended.
     pub fn has_ended(&self) -> bool {
-        self.0.writes_left.load(Ordering::Relaxed) == 0
+        self.0.db.has_ended()
     }
 
     /// All rows, as they are drawn in `stores/rows.rs`.

@@ -6,6 +6,7 @@
 mod apply;
 mod batch;
 mod check;
+mod database;
 mod driver;
 mod error;
 mod live;

@@ -1,7 +1,7 @@
 //! Opening the stores: what their rows say is checked against the log before anything goes on.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 use rocksdb::{DB, WriteBatch};
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use wire::Shard;
 
 use crate::offsets::{Consumer, OffsetError, OffsetRow};
+use crate::stores::database::Database;
 use crate::stores::error::StoresError;
 use crate::stores::options::options;
 use crate::stores::ring::{Partition, Ring};
@@ -24,13 +25,12 @@ impl Ring {
         let db = options(open_tables).and_then(|options| DB::open(&options, dir)).map_err(failed)?;
         let mut ring = Ring {
             dir: dir.to_owned(),
-            db,
+            db: Database::new(db),
             log,
             partitions: Vec::new(),
             rebuilding: Mutex::default(),
             rebuild: Notify::new(),
             stop: CancellationToken::new(),
-            writes_left: AtomicU64::new(u64::MAX),
         };
         ring.check_meta()?;
         let rebuilding = ring.read_rebuilding()?;
@@ -48,7 +48,7 @@ impl Ring {
         let Some(row) = self.db.get_pinned(rows::META)? else {
             let mut batch = WriteBatch::default();
             batch.put(rows::META, rows::meta(partitions));
-            return self.write(batch);
+            return self.db.write(batch);
         };
         let (found, of) = rows::read_meta(&row).ok_or_else(|| StoresError::damaged(&rows::META, "it is malformed"))?;
         if found != rows::VERSION {

@@ -58,7 +58,7 @@ impl Ring {
         for partition in &self.partitions {
             OffsetRow::START.put(&mut rows, Consumer::Rebuild(shard), partition.id);
         }
-        self.write(rows)?;
+        self.db.write(rows)?;
         for (turn, partition) in turns.iter_mut().zip(&self.partitions) {
             turn.rebuilding.insert(shard);
             partition.objects(shard).store(0, Ordering::Relaxed);
@@ -81,7 +81,7 @@ impl Ring {
 
     fn flush(&self) -> Result<(), StoresError> {
         // A process that has ended at its last write saves nothing any more.
-        if mutant!(RebuildNotSaved) || self.writes_left.load(Ordering::Relaxed) == 0 {
+        if mutant!(RebuildNotSaved) || self.db.has_ended() {
             return Ok(());
         }
         Ok(self.db.flush()?)
@@ -133,7 +133,7 @@ impl Rebuild<'_> {
         }
         let mut rows = WriteBatch::default();
         rows.delete(rows::rebuilding(self.shard));
-        self.ring.write(rows)?;
+        self.ring.db.write(rows)?;
         self.ring.rebuilding.lock().remove(self.shard);
         info!(shard = %self.shard, "the store is rebuilt");
         Ok(true)
@@ -158,7 +158,7 @@ impl Rebuild<'_> {
         }
         let mut rows = WriteBatch::default();
         rows.delete(consumer.key(partition.id));
-        self.ring.write(rows)?;
+        self.ring.db.write(rows)?;
         turn.rebuilding.remove(self.shard);
         Ok(())
     }

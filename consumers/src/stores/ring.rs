@@ -1,13 +1,12 @@
 //! The ring of stores, as its threads share it.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use futures::executor::block_on;
 use parking_lot::Mutex;
-use rocksdb::{DB, WriteBatch};
 use tlog::{Log, Watermark};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -15,8 +14,8 @@ use wire::limits::SHARDS;
 use wire::{NamespaceId, Shard};
 
 use crate::offsets::OffsetRow;
+use crate::stores::database::Database;
 use crate::stores::error::StoresError;
-use crate::stores::options::unlogged;
 use crate::stores::shards::ShardSet;
 
 /// Frames that all partitions together may be applying, bytes.
@@ -33,7 +32,7 @@ const RETRY: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(10
 #[derive(Debug)]
 pub(crate) struct Ring {
     pub(crate) dir: PathBuf,
-    pub(crate) db: DB,
+    pub(crate) db: Database,
     pub(crate) log: Log,
     pub(crate) partitions: Vec<Partition>,
     /// The stores that are being rebuilt, as their rows say. Taken before any turn.
@@ -41,8 +40,6 @@ pub(crate) struct Ring {
     /// Says that there is a store to rebuild.
     pub(crate) rebuild: Notify,
     pub(crate) stop: CancellationToken,
-    /// Writes that are done before the process has ended: as many as there are, but in a simulation.
-    pub(crate) writes_left: AtomicU64,
 }
 
 /// A partition of the log, as the stores follow it.
@@ -76,13 +73,6 @@ impl Ring {
     pub(crate) fn batch_bytes(&self) -> usize {
         let [least, most] = BATCH_BYTES;
         (APPLYING_BYTES / self.partitions.len()).clamp(least, most)
-    }
-
-    /// Writes a batch: all of it or nothing, behind all that was written before (invariant 8).
-    pub(crate) fn write(&self, batch: WriteBatch) -> Result<(), StoresError> {
-        let left = |writes: u64| writes.checked_sub(1);
-        self.writes_left.try_update(Ordering::Relaxed, Ordering::Relaxed, left).map_err(|_| StoresError::Closed)?;
-        Ok(self.db.write_opt(batch, &unlogged())?)
     }
 
     /// Waits for a future, or for the stores to be closed: then nothing.

@@ -1,12 +1,13 @@
 //! A segment whose index is still in memory: the active one, and those that are being sealed.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use wire::{Frame, NamespaceId, Offset, Position};
 
-use super::HEADER_BYTES;
+use super::{HEADER_BYTES, encode_header};
 use crate::storage::File;
 
 /// Where a frame stands in its segment.
@@ -35,6 +36,16 @@ pub(crate) struct SegmentFile {
 }
 
 impl SegmentFile {
+    /// Whether it begins as a segment of this partition does that has this base.
+    pub(crate) fn has_header(&self, partition: u16) -> io::Result<bool> {
+        let mut header = [0; HEADER_BYTES];
+        if self.file.len()? < HEADER_BYTES as u64 {
+            return Ok(false);
+        }
+        self.file.read_at(&mut header, 0)?;
+        Ok(header == encode_header(partition, self.base))
+    }
+
     /// The place in the file of a position in the partition.
     pub(crate) fn place(&self, position: Position) -> u64 {
         HEADER_BYTES as u64 + (position - self.base)

@@ -49,9 +49,21 @@ pub(crate) fn open_file(storage: &dyn Storage, dir: &Path, base: Position) -> Re
     Ok(SegmentFile { path, base, file })
 }
 
-/// Opens a sealed segment. An index that is missing or damaged is made again.
-pub(crate) fn open(storage: &dyn Storage, dir: &Path, sealed: Sealed) -> Result<SealedSegment, ReadError> {
+/// Opens a sealed segment of a partition. An index that is missing or damaged is made again.
+///
+/// # Errors
+/// Where it can't be read, or is another segment, written over this one.
+pub(crate) fn open(
+    storage: &dyn Storage,
+    dir: &Path,
+    partition: u16,
+    sealed: Sealed,
+) -> Result<SealedSegment, ReadError> {
     let file = open_file(storage, dir, sealed.base)?;
+    let has_header = file.has_header(partition).map_err(|source| ReadError::Io { file: file.path.clone(), source })?;
+    if !has_header {
+        return Err(damaged(&file, sealed.base, "the segment's header is not its own"));
+    }
     let path = index_path(dir, sealed.base);
     let index = match storage.open(&path) {
         // That it can't be opened, as where too many files are, says nothing of what is in it.
