@@ -11,6 +11,7 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`offsets`] | how far a consumer has come in each partition |
+//! | [`groups`] | who works on which record: what consumer groups do and keep |
 //! | `stores` | the 256 materialized stores: opening them, and what can be asked |
 //! | `stores::rows` | every row, byte by byte |
 //! | `stores::ring` | what the threads share: the database, each partition's turn |
@@ -46,6 +47,7 @@ macro_rules! mutant {
     };
 }
 
+pub mod groups;
 #[cfg(feature = "mutants")]
 pub mod mutants;
 pub mod offsets;

@@ -70,3 +70,27 @@ pub const MAX_FOLLOWED_KEYS: usize = 1_000;
 
 /// The largest integer that a JavaScript number holds exactly: offsets in parameters stop there.
 pub const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
+
+/// Most records of a group that are read and not settled: waiting, leased, or held up behind others.
+pub const MAX_GROUP_WINDOW: usize = 1 << 16;
+
+/// Most workers that a group knows at one time.
+pub const MAX_GROUP_WORKERS: usize = 1024;
+
+/// Longest lease, milliseconds: 12 hours.
+pub const MAX_LEASE_MS: u64 = 12 * 60 * 60 * 1000;
+
+/// Longest delay before a record is delivered again, milliseconds: a day.
+pub const MAX_RETRY_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// Most deliveries of a record that a group can be configured to try.
+pub const MAX_DELIVERIES: u32 = 1000;
+
+/// Longest error that is kept with a dead letter, bytes.
+pub const MAX_DEAD_ERROR_BYTES: usize = 1 << 10;
+
+/// Largest event of a group, bytes: it is one control record.
+pub const MAX_GROUP_EVENT_BYTES: usize = 512 << 10;
+
+/// Largest row of a group's progress, bytes.
+pub const MAX_GROUP_PROGRESS_BYTES: usize = 4 << 20;

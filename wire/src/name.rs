@@ -86,6 +86,20 @@ pub fn check_key(key: &str) -> Result<(), NameError> {
     check("the key", key, MAX_KEY_BYTES)
 }
 
+/// Checks a group's name: what holds for a namespace's holds for it.
+pub fn check_group(name: &str) -> Result<(), NameError> {
+    check_name("the group's name", name)
+}
+
+/// Checks what stands in a URL's path.
+fn check_name(what: &'static str, name: &str) -> Result<(), NameError> {
+    check(what, name, MAX_NAME_BYTES)?;
+    if name == "." || name == ".." {
+        return Err(NameError::Dots { what, name: name.to_owned() });
+    }
+    Ok(())
+}
+
 /// Checks a record's headers: at most [`MAX_HEADERS`], [`MAX_HEADERS_BYTES`] together, names not
 /// empty and each there once, no control character in name or value.
 pub fn check_headers<'a>(headers: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Result<(), NameError> {
@@ -116,11 +130,7 @@ pub struct NamespaceName(Arc<str>);
 impl NamespaceName {
     /// Checks a text and takes it as a name.
     pub fn new(name: &str) -> Result<NamespaceName, NameError> {
-        let what = "the namespace's name";
-        check(what, name, MAX_NAME_BYTES)?;
-        if name == "." || name == ".." {
-            return Err(NameError::Dots { what, name: name.to_owned() });
-        }
+        check_name("the namespace's name", name)?;
         Ok(NamespaceName(name.into()))
     }
 

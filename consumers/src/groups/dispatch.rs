@@ -1,0 +1,481 @@
+//! What is leased to whom: a state machine without I/O, threads or a clock. Times are nanoseconds on
+//! any clock that does not go back.
+//!
+//! ```text
+//!   offer ──▶ ready ──lease──▶ leased ──settle──▶ committing ──acked──▶ gone
+//!               ▲ ▲              │ ▲                 │  ▲
+//!               │ └─ taken back ─┤ └──── unsettle ───┘  │ the last delivery has failed
+//!               │                ├──────────────────────┘
+//!            expire              │ nack, expire
+//!               └─── waiting ◀───┘
+//! ```
+//!
+//! A lease lapses in [`Dispatch::expire`] and nowhere else. So between two calls of it everyone agrees on
+//! who has what, and a worker that is a moment late is in time if nobody has noticed.
+//!
+//! Where order is by key, a key's records are in flight at one worker at a time, from one lease, in
+//! order. When one of them fails, the later ones that the worker has are taken back, without a mark
+//! against them: what it had of them comes again behind the one that failed.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use wire::{Offset, Shard};
+
+use super::config::{GroupConfig, Order, Retry};
+use super::keyed::Keyed;
+use super::progress::Progress;
+use super::timers::Timers;
+use super::token::Token;
+use super::window::{Slot, State, Window};
+use super::workers::{ShardSet, TooManyWorkers, WorkerFigures, Workers};
+
+const NANOS_PER_MS: u64 = 1_000_000;
+
+/// A record that is to be worked on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pending {
+    /// Its offset.
+    pub offset: Offset,
+    /// Its shard.
+    pub shard: Shard,
+    /// A hash of its key, if it has one. Two keys with one hash are worked on as if they were one.
+    pub key: Option<u64>,
+    /// Its size.
+    pub bytes: u32,
+}
+
+/// A record that a worker has been given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grant {
+    /// What the worker shows to settle it; says which record it is.
+    pub token: Token,
+    /// The how-manieth delivery this is, from 1.
+    pub delivery: u32,
+    /// When the lease lapses.
+    pub expires: u64,
+}
+
+/// Which tokens have taken effect.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// These have.
+    pub held: Vec<Token>,
+    /// These have not: they have lapsed, or were never given.
+    pub lapsed: Vec<Token>,
+}
+
+/// Deliveries that have failed. Offsets ascend.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Failures {
+    /// Records that are delivered again, each with how many of its deliveries have failed.
+    pub failed: Vec<(Offset, u32)>,
+    /// Records that are given up, each with how often it was delivered. They are committing: tell
+    /// [`Dispatch::acked`] once that is durable.
+    pub dead: Vec<(Token, u32)>,
+    /// Tokens without effect.
+    pub lapsed: Vec<Token>,
+}
+
+/// How a group does.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Records that are with workers, or whose ack is being made durable.
+    pub in_flight: usize,
+    /// Records that could go out, also those that stand behind others of their key.
+    pub ready: usize,
+    /// Records that have failed and wait.
+    pub waiting: usize,
+    /// Deliveries so far.
+    pub delivered: u64,
+    /// Those of them that were not a record's first.
+    pub redelivered: u64,
+    /// Records that were given up.
+    pub dead_lettered: u64,
+    /// The workers that are present, by name.
+    pub workers: Vec<WorkerFigures>,
+}
+
+/// How much more fits into a lease.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    records: usize,
+    bytes: usize,
+    empty: bool,
+}
+
+impl Room {
+    /// Whether a record of that size still goes in. The first does, however large it is.
+    pub(super) fn admits(&mut self, bytes: u32) -> bool {
+        let bytes = bytes as usize;
+        if self.records == 0 || (bytes > self.bytes && !self.empty) {
+            return false;
+        }
+        self.records -= 1;
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.empty = false;
+        true
+    }
+}
+
+/// The ready records, in the order in which they go out.
+#[derive(Debug)]
+enum Lanes {
+    /// To anyone: first those that were out before.
+    Any { again: VecDeque<Slot>, fresh: VecDeque<Slot> },
+    /// To whom their shard belongs, and in the order of their key.
+    Keyed(Keyed),
+}
+
+/// What is leased to whom.
+#[derive(Debug)]
+pub struct Dispatch {
+    boot: u64,
+    lease: u64,
+    max_deliveries: u32,
+    retry: Retry,
+    /// What was done before: it is asked for offsets below its ceiling.
+    past: Progress,
+    ceiling: Offset,
+    next: Offset,
+    skipped: Vec<Range<Offset>>,
+    window: Window,
+    lanes: Lanes,
+    timers: Timers,
+    workers: Workers,
+    /// All of these but the workers, which it asks for, and `ready`, which is the rest.
+    figures: Figures,
+}
+
+impl Dispatch {
+    /// Nothing is leased. At most `window` records are read and not settled. `boot` is a number that no
+    /// other of the group's has had: so tokens from before mean nothing.
+    pub fn new(config: &GroupConfig, progress: &Progress, boot: u64, window: usize) -> Dispatch {
+        let lanes = match config.order {
+            Order::None => Lanes::Any { again: VecDeque::new(), fresh: VecDeque::new() },
+            Order::Key => Lanes::Keyed(Keyed::new()),
+        };
+        Dispatch {
+            boot,
+            lease: config.lease_ms.saturating_mul(NANOS_PER_MS),
+            max_deliveries: config.max_deliveries,
+            retry: config.retry,
+            past: progress.clone(),
+            ceiling: progress.ceiling(),
+            next: progress.floor(),
+            skipped: Vec::new(),
+            window: Window::new(window),
+            lanes,
+            timers: Timers::default(),
+            workers: Workers::default(),
+            figures: Figures::default(),
+        }
+    }
+
+    /// The offset to go on reading at; nothing while the window is full.
+    pub fn wants(&self) -> Option<Offset> {
+        if self.window.is_full() { None } else { Some(self.next) }
+    }
+
+    /// Takes in a record, in the order of offsets. What was offered or acked before is passed over, and
+    /// so are offsets that are left out: they are lost. Says whether there was room.
+    pub fn offer(&mut self, record: Pending) -> bool {
+        if record.offset < self.next {
+            return true;
+        }
+        self.pass(record.offset);
+        let acked = record.offset < self.ceiling && self.past.is_acked(record.offset);
+        if !acked {
+            if self.window.is_full() {
+                return false;
+            }
+            let attempts = if record.offset < self.ceiling { self.past.attempts(record.offset) } else { 0 };
+            let slot = self.window.insert(record.offset, record.shard, record.bytes, attempts);
+            match &mut self.lanes {
+                Lanes::Any { fresh, .. } => fresh.push_back(slot),
+                Lanes::Keyed(keyed) => keyed.add(&mut self.window, slot, record.key),
+            }
+        }
+        self.next = record.offset.saturating_add(1);
+        if self.next < self.ceiling {
+            self.next = self.past.next_unacked(self.next);
+        } else if self.ceiling > 0 {
+            (self.past, self.ceiling) = (Progress::default(), 0);
+        }
+        true
+    }
+
+    /// There are no more records before `offset`: those that have not been offered are lost.
+    pub fn pass(&mut self, offset: Offset) {
+        if offset > self.next {
+            self.skipped.push(self.next..offset);
+            self.next = offset;
+        }
+    }
+
+    /// Takes what was passed over and will never be acked. It has to go into the progress as if it
+    /// were, else the floor would stay below it.
+    pub fn take_skipped(&mut self) -> Vec<Range<Offset>> {
+        std::mem::take(&mut self.skipped)
+    }
+
+    /// Gives a worker up to `max` records of `max_bytes` together, by offset; but one of any size,
+    /// where there is one. A worker joins with its first lease, also with one of none.
+    ///
+    /// # Errors
+    /// Where there are too many workers.
+    pub fn lease(
+        &mut self,
+        now: u64,
+        worker: &str,
+        max: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<Grant>, TooManyWorkers> {
+        let worker = self.workers.arrive(worker, now)?;
+        let mut room = Room { records: max, bytes: max_bytes, empty: true };
+        let mut taken = Vec::new();
+        match &mut self.lanes {
+            Lanes::Any { again, fresh } => {
+                take(again, &self.window, &mut room, &mut taken);
+                take(fresh, &self.window, &mut room, &mut taken);
+            }
+            Lanes::Keyed(keyed) => keyed.take(&self.window, self.workers.shards(worker), &mut room, &mut taken),
+        }
+        self.workers.given(worker, taken.len());
+        self.figures.in_flight += taken.len();
+        self.figures.delivered += taken.len() as u64;
+        let expires = now.saturating_add(self.lease);
+        let mut grants: Vec<Grant> = taken.into_iter().map(|slot| self.grant(slot, worker, expires)).collect();
+        grants.sort_unstable_by_key(|grant| grant.token.offset);
+        Ok(grants)
+    }
+
+    fn grant(&mut self, slot: Slot, worker: u32, expires: u64) -> Grant {
+        self.window.renew(slot);
+        let entry = &mut self.window[slot];
+        entry.state = State::Leased;
+        entry.worker = worker;
+        entry.at = expires;
+        let token = Token { offset: entry.offset, lease: entry.ticket, boot: self.boot };
+        let delivery = entry.attempts.saturating_add(1);
+        self.figures.redelivered += u64::from(delivery > 1);
+        self.timers.set_lease(&mut self.window, slot);
+        Grant { token, delivery, expires }
+    }
+
+    /// Whether a lease would give the worker something now. Where order is by key, one that has not joined
+    /// has no shards, and so nothing.
+    pub fn has_work(&self, worker: &str) -> bool {
+        match &self.lanes {
+            Lanes::Any { again, fresh } => !again.is_empty() || !fresh.is_empty(),
+            Lanes::Keyed(keyed) => {
+                let shards = self.workers.find(worker).map_or(ShardSet::default(), |w| self.workers.shards(w));
+                keyed.has(shards)
+            }
+        }
+    }
+
+    /// Takes the records of these tokens as done, which is still to be made durable: until
+    /// [`Dispatch::acked`] or [`Dispatch::unsettle`] they don't lapse.
+    pub fn settle(&mut self, now: u64, tokens: &[Token]) -> Settled {
+        let mut settled = Settled { held: Vec::with_capacity(tokens.len()), lapsed: Vec::new() };
+        for token in tokens {
+            match self.holder(now, token) {
+                Some(slot) => {
+                    self.window[slot].state = State::Committing;
+                    settled.held.push(*token);
+                }
+                None => settled.lapsed.push(*token),
+            }
+        }
+        settled
+    }
+
+    /// That these are done, or given up, is durable. What is not committing is passed over.
+    pub fn acked(&mut self, tokens: &[Token]) {
+        for token in tokens {
+            let Some(slot) = self.find(token, State::Committing) else { continue };
+            if let Lanes::Keyed(keyed) = &mut self.lanes {
+                keyed.settled(&mut self.window, slot);
+            }
+            self.workers.done(self.window[slot].worker);
+            self.figures.in_flight -= 1;
+            self.figures.dead_lettered += u64::from(self.window[slot].dead);
+            self.window.remove(slot);
+        }
+    }
+
+    /// That these are done, or given up, could not be made durable: they are leased as before. What would
+    /// have lapsed in the meantime is due to lapse now.
+    pub fn unsettle(&mut self, now: u64, tokens: &[Token]) {
+        for token in tokens {
+            let Some(slot) = self.find(token, State::Committing) else { continue };
+            let entry = &mut self.window[slot];
+            entry.state = State::Leased;
+            entry.dead = false;
+            if !entry.timed {
+                entry.at = now;
+                self.timers.set(&mut self.window, slot);
+            }
+        }
+    }
+
+    /// The worker has failed: the records wait for `delay`, or else the longer the more often they
+    /// have failed. They are taken by offset, so that where order is by key and a worker gives back several
+    /// of one key, the first has failed and the others have not been tried.
+    pub fn nack(&mut self, now: u64, tokens: &[Token], delay: Option<u64>) -> Failures {
+        let mut failures = Failures::default();
+        let mut held: Vec<(Token, Slot)> = Vec::with_capacity(tokens.len());
+        for token in tokens {
+            match self.holder(now, token) {
+                Some(slot) => held.push((*token, slot)),
+                None => failures.lapsed.push(*token),
+            }
+        }
+        held.sort_unstable();
+        held.dedup();
+        for (token, slot) in held {
+            if self.find(&token, State::Leased).is_some() {
+                let wait = delay.unwrap_or_else(|| {
+                    let attempts = self.window[slot].attempts.saturating_add(1);
+                    self.retry.wait_ms(attempts).saturating_mul(NANOS_PER_MS)
+                });
+                self.fail(slot, Some(now.saturating_add(wait)), &mut failures);
+            }
+        }
+        failures
+    }
+
+    /// The leases last for `lease` from now on.
+    pub fn extend(&mut self, now: u64, tokens: &[Token], lease: u64) -> Settled {
+        let mut settled = Settled::default();
+        let at = now.saturating_add(lease);
+        for token in tokens {
+            let Some(slot) = self.holder(now, token) else {
+                settled.lapsed.push(*token);
+                continue;
+            };
+            if self.window[slot].at != at {
+                self.window[slot].at = at;
+                self.timers.set(&mut self.window, slot);
+            }
+            settled.held.push(*token);
+        }
+        settled
+    }
+
+    /// Leases whose time is over lapse: the records are ready again at once, or given up. Retries
+    /// whose time has come are ready. To be called whenever [`Dispatch::deadline`] has come.
+    pub fn expire(&mut self, now: u64) -> Failures {
+        let mut failures = Failures::default();
+        let mut lapsed: Vec<(Token, Slot)> = Vec::new();
+        while let Some(slot) = self.timers.pop(&mut self.window, now) {
+            match self.window[slot].state {
+                State::Leased => lapsed.push((self.token(slot), slot)),
+                State::Waiting => {
+                    self.window[slot].state = State::Ready;
+                    self.figures.waiting -= 1;
+                    match &mut self.lanes {
+                        Lanes::Any { again, .. } => again.push_back(slot),
+                        Lanes::Keyed(keyed) => keyed.waited(&self.window, slot),
+                    }
+                }
+                State::Free | State::Ready | State::Committing => {}
+            }
+        }
+        lapsed.sort_unstable();
+        for (token, slot) in lapsed {
+            // One that stands behind another of its key has been taken back with it.
+            if self.find(&token, State::Leased).is_some() {
+                self.fail(slot, None, &mut failures);
+            }
+        }
+        failures
+    }
+
+    /// When [`Dispatch::expire`] is next due.
+    pub fn deadline(&mut self) -> Option<u64> {
+        self.timers.deadline(&self.window)
+    }
+
+    /// A worker leaves, or has not been seen for too long: its shards go to the others. What it has in
+    /// flight stays with it until that is settled or lapses.
+    pub fn leave(&mut self, worker: &str) {
+        self.workers.leave(worker);
+    }
+
+    /// The worker to whom the records of a shard go, where order is by key.
+    pub fn owner(&self, shard: Shard) -> Option<&str> {
+        self.workers.owner_name(shard)
+    }
+
+    /// How the group does.
+    pub fn figures(&self) -> Figures {
+        let Figures { in_flight, waiting, .. } = self.figures;
+        let ready = self.window.len() - in_flight - waiting;
+        Figures { ready, workers: self.workers.figures(), ..self.figures.clone() }
+    }
+
+    /// A delivery has failed. The record waits until `due`, or is ready at once.
+    fn fail(&mut self, slot: Slot, due: Option<u64>, failures: &mut Failures) {
+        if let Lanes::Keyed(keyed) = &mut self.lanes {
+            let back = keyed.take_back(&mut self.window, slot);
+            self.figures.in_flight -= back.len();
+            back.iter().for_each(|slot| self.workers.done(self.window[*slot].worker));
+        }
+        let token = self.token(slot);
+        let entry = &mut self.window[slot];
+        let deliveries = entry.attempts.saturating_add(1);
+        if deliveries >= self.max_deliveries {
+            entry.state = State::Committing;
+            entry.dead = true;
+            failures.dead.push((token, deliveries));
+            return;
+        }
+        entry.attempts = deliveries;
+        failures.failed.push((entry.offset, deliveries));
+        self.figures.in_flight -= 1;
+        self.workers.done(entry.worker);
+        entry.state = State::Ready;
+        self.window.renew(slot);
+        if let Some(due) = due {
+            self.window[slot].state = State::Waiting;
+            self.window[slot].at = due;
+            self.figures.waiting += 1;
+            self.timers.set(&mut self.window, slot);
+        }
+        match &mut self.lanes {
+            Lanes::Any { again, .. } if due.is_none() => again.push_back(slot),
+            Lanes::Any { .. } => {}
+            Lanes::Keyed(keyed) => keyed.landed(&self.window, slot),
+        }
+    }
+
+    /// The slot whose lease a token is; to have shown it is a sign of life.
+    fn holder(&mut self, now: u64, token: &Token) -> Option<Slot> {
+        let slot = self.find(token, State::Leased)?;
+        self.workers.seen(self.window[slot].worker, now);
+        Some(slot)
+    }
+
+    fn find(&self, token: &Token, state: State) -> Option<Slot> {
+        let slot = self.window.find(token.lease)?;
+        let entry = &self.window[slot];
+        if token.boot == self.boot && entry.offset == token.offset && entry.state == state { Some(slot) } else { None }
+    }
+
+    fn token(&self, slot: Slot) -> Token {
+        let entry = &self.window[slot];
+        Token { offset: entry.offset, lease: entry.ticket, boot: self.boot }
+    }
+}
+
+fn take(queue: &mut VecDeque<Slot>, window: &Window, room: &mut Room, taken: &mut Vec<Slot>) {
+    while let Some(slot) = queue.front().copied() {
+        if !room.admits(window[slot].bytes) {
+            return;
+        }
+        queue.pop_front();
+        taken.push(slot);
+    }
+}
