@@ -48,11 +48,13 @@ macro_rules! mutant {
 }
 
 pub mod groups;
+mod insist;
 #[cfg(feature = "mutants")]
 pub mod mutants;
 pub mod offsets;
 mod stores;
 
+pub use groups::Groups;
 pub use stores::{
     KeyPage, KeyRange, OPEN_TABLES, RawRow, StoreState, StoredRecord, Stores, StoresCheck, StoresDriver, StoresError,
 };

@@ -1,5 +1,6 @@
 //! The dispatch state machine against a model that says the same in the plainest way, under any
 //! interleaving of workers, time, commits that fail, and restarts.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 
@@ -294,7 +295,7 @@ impl Model {
                 self.dead += u64::from(dead);
                 assert!(!dead || known.attempts + 1 == MAX_DELIVERIES);
                 assert_eq!(self.settled.insert(token.offset, dead), None, "{} was acked twice", token.offset);
-                let acked = [token.offset..token.offset + 1].into_iter().filter(|_| !dead).collect();
+                let acked = std::iter::once(token.offset..token.offset + 1).filter(|_| !dead).collect();
                 let dead = [Dead::new(token.offset, MAX_DELIVERIES, "")].into_iter().filter(|_| dead).collect();
                 self.progress.apply(&Progressed { acked, dead, failed: Vec::new() });
             } else {

@@ -404,6 +404,34 @@ impl Dispatch {
         self.workers.leave(worker);
     }
 
+    /// A worker says goodbye: it leaves, and what it has is ready at once, without a mark against it.
+    pub fn release(&mut self, worker: &str) {
+        let Some(index) = self.workers.find(worker) else { return };
+        let mut held = self.window.leased_to(index);
+        self.workers.leave(worker);
+        held.sort_unstable_by_key(|slot| self.window[*slot].offset);
+        for slot in held {
+            self.window[slot].state = State::Ready;
+            self.window.renew(slot);
+            self.figures.in_flight -= 1;
+            self.workers.done(index);
+            match &mut self.lanes {
+                Lanes::Any { again, .. } => again.push_back(slot),
+                Lanes::Keyed(keyed) => keyed.landed(&self.window, slot),
+            }
+        }
+    }
+
+    /// Records that could go out, also those that stand behind others of their key.
+    pub fn ready(&self) -> usize {
+        self.window.len() - self.figures.in_flight - self.figures.waiting
+    }
+
+    /// Whether records are with workers, wait, or are being made durable.
+    pub fn is_busy(&self) -> bool {
+        self.figures.in_flight + self.figures.waiting > 0
+    }
+
     /// The worker to whom the records of a shard go, where order is by key.
     pub fn owner(&self, shard: Shard) -> Option<&str> {
         self.workers.owner_name(shard)
@@ -411,9 +439,7 @@ impl Dispatch {
 
     /// How the group does.
     pub fn figures(&self) -> Figures {
-        let Figures { in_flight, waiting, .. } = self.figures;
-        let ready = self.window.len() - in_flight - waiting;
-        Figures { ready, workers: self.workers.figures(), ..self.figures.clone() }
+        Figures { ready: self.ready(), workers: self.workers.figures(), ..self.figures.clone() }
     }
 
     /// A delivery has failed. The record waits until `due`, or is ready at once.

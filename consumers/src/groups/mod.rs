@@ -15,7 +15,7 @@
 //!
 //! What is leased to whom is memory, and gone at a restart: what is not acked is delivered again.
 //! What is acked, how often a record has failed and what was given up is in the log, as events.
-//! All that is in here is pure: it reads no clock, does no I/O and has no thread.
+//! The upper files are pure: they read no clock, do no I/O and have no thread. The lower ones run them.
 //!
 //! | file | what it knows |
 //! |---|---|
@@ -29,21 +29,48 @@
 //! | `timers.rs` | when leases lapse and retries are due |
 //! | `workers.rs` | who works, and whose the shards are |
 //! | `token.rs` | what a worker shows to settle a record |
+//! | `kept.rs` | what is kept of a group: a function of its events |
+//! | `rows.rs` | that as rows, byte by byte |
+//! | `apply.rs` | who makes the rows: a thread a partition |
+//! | `live.rs`, `frames.rs` | a group in memory: waiting leases, events under way, frames |
+//! | `runtime.rs`, `answers.rs` | what can be asked, and which groups are in memory |
+//! | `janitor.rs` | what is due: lapsed leases, retries, absent workers, idle groups |
+//! | `letters.rs`, `redrive.rs` | dead letters on their way, and back |
+//! | `seek.rs` | where a group can be moved to |
 
+mod answers;
+mod apply;
 mod codec;
 mod config;
 mod dispatch;
+mod error;
 mod event;
+mod frames;
+mod janitor;
+mod kept;
 mod keyed;
+mod letters;
+mod live;
+mod metrics;
+mod name;
 mod progress;
+mod redrive;
+mod rows;
+mod runtime;
+mod seek;
 mod timers;
 mod token;
 mod window;
 mod workers;
 
+pub use answers::{Ask, Configured, Done, GroupState, Leased, WorkerState};
 pub use config::{GroupConfig, Order, Retry, Start};
 pub use dispatch::{Dispatch, Failures, Figures, Grant, Pending, Settled};
+pub use error::GroupsError;
 pub use event::{Dead, GroupEvent, GroupEventError, Progressed, merged};
+pub use name::GroupName;
 pub use progress::{Progress, ProgressError};
+pub use runtime::Groups;
+pub use seek::Seek;
 pub use token::{Token, TokenError};
 pub use workers::{TooManyWorkers, WorkerFigures};

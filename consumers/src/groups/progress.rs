@@ -256,7 +256,7 @@ mod tests {
         assert!(wrong(b"\0\0\0\0\0\0\0\0\0\x01").contains("its bitset is damaged"));
         assert!(wrong(&vec![0; MAX_GROUP_PROGRESS_BYTES + 1]).contains("the limit is 4194304"));
         let mut progress = Progress::new(4);
-        progress.apply(&acks(&[6..7]));
+        progress.apply(&acks(std::slice::from_ref(&(6..7))));
         let mut bytes = progress.encode().unwrap();
         bytes[0] = 6;
         assert!(wrong(&bytes).contains("begins at or below its floor"));

@@ -128,6 +128,12 @@ impl Window {
         ticket
     }
 
+    /// The slots that a worker has leased.
+    pub(super) fn leased_to(&self, worker: u32) -> Vec<Slot> {
+        let is_its = |entry: &Entry| entry.state == State::Leased && entry.worker == worker;
+        (0..).zip(&self.entries).filter(|(_, entry)| is_its(entry)).map(|(slot, _)| slot).collect()
+    }
+
     /// The slot whose ticket this is.
     pub(super) fn find(&self, ticket: Ticket) -> Option<Slot> {
         let slot = ticket & SLOT_MASK;

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tracing::{debug, error};
 use wire::Frame;
 
+use crate::insist::insist;
 use crate::offsets::Consumer;
 use crate::stores::apply::Applier;
 use crate::stores::error::StoresError;
@@ -25,7 +26,8 @@ const GATHER: Duration = Duration::from_millis(5);
 pub(crate) fn run(ring: &Ring, partition: &Partition) {
     let mut live = Live::new(ring, partition);
     let errors = metrics::errors(&partition.id.to_string());
-    ring.insist(
+    insist(
+        &ring.stop,
         || live.follow(),
         |error| {
             errors.increment(1);

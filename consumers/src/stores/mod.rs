@@ -12,7 +12,7 @@ mod error;
 mod live;
 mod metrics;
 mod open;
-mod options;
+pub(crate) mod options;
 mod range;
 mod read;
 mod rebuild;

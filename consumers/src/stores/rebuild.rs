@@ -22,6 +22,7 @@ use rocksdb::WriteBatch;
 use tracing::{error, info, warn};
 use wire::Shard;
 
+use crate::insist::insist;
 use crate::offsets::{Consumer, OffsetRow};
 use crate::stores::apply::Applier;
 use crate::stores::batch::delete_prefix;
@@ -93,7 +94,8 @@ pub(crate) fn run(ring: &Ring) {
     let errors = metrics::errors("rebuild");
     loop {
         match ring.next_rebuild() {
-            Some(shard) => ring.insist(
+            Some(shard) => insist(
+                &ring.stop,
                 || Rebuild { ring, shard }.run(),
                 |error| {
                     errors.increment(1);

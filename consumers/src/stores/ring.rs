@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use futures::executor::block_on;
 use parking_lot::Mutex;
@@ -24,9 +22,6 @@ const APPLYING_BYTES: usize = 16 << 20;
 /// Frames that one partition applies at once, bytes: enough that what a batch costs by itself does
 /// not count, and not so many that a batch takes long.
 const BATCH_BYTES: [usize; 2] = [128 << 10, 4 << 20];
-
-/// Shortest and longest wait before something that failed is tried again.
-const RETRY: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(10)];
 
 /// What the threads of the stores share.
 #[derive(Debug)]
@@ -78,26 +73,6 @@ impl Ring {
     /// Waits for a future, or for the stores to be closed: then nothing.
     pub(crate) fn wait<T>(&self, until: impl Future<Output = T>) -> Option<T> {
         block_on(self.stop.run_until_cancelled(until))
-    }
-
-    /// Does something until it has worked, or the stores are closed. What fails is said each time.
-    ///
-    /// Nothing is skipped, whatever the reason: a store that lacked a record would be wrong for ever,
-    /// one that lags behind only answers late.
-    pub(crate) fn insist(&self, mut attempt: impl FnMut() -> Result<(), StoresError>, failed: impl Fn(&StoresError)) {
-        let [shortest, longest] = RETRY;
-        let mut pause = shortest;
-        while !self.stop.is_cancelled() {
-            let begun = Instant::now();
-            let Err(error) = attempt() else { return };
-            failed(&error);
-            if begun.elapsed() > longest {
-                pause = shortest;
-            }
-            // Closing the stores wakes this thread.
-            thread::park_timeout(pause);
-            pause = (pause * 2).min(longest);
-        }
     }
 }
 

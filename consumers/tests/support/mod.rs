@@ -1,6 +1,8 @@
 //! What the stores' tests share: a log in memory, publishes of all kinds, and the rows on disk.
 #![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod groups;
+
 use std::io::IoSlice;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use consumers::{StoredRecord, Stores};
 use rocksdb::{DB, IteratorMode, Options as RowOptions};
 use tempfile::TempDir;
 use tlog::storage::File;
-use tlog::{Append, Clock, Log, Memory, Namespace, Options, Storage};
+use tlog::{Append, Clock, Log, Memory, Namespace, OpenError, Options, Storage};
 use wire::loss::Known;
 use wire::{DraftBuilder, Frame, Loss, NamespaceConfig, NamespaceName, NewRecord, Shard};
 
@@ -47,8 +49,22 @@ impl Fixture {
     }
 
     pub fn log(&self) -> Log {
+        self.open_log().unwrap()
+    }
+
+    fn open_log(&self) -> Result<Log, OpenError> {
         let storage = Arc::new(self.memory.clone());
-        Log::open(&self.dir.path().join("log"), storage, Arc::new(Ticks::default()), self.options).unwrap()
+        Log::open(&self.dir.path().join("log"), storage, Arc::new(Ticks::default()), self.options)
+    }
+
+    /// The log, once the last task has let go of it that still had it.
+    pub async fn log_once_free(&self) -> Log {
+        loop {
+            match self.open_log() {
+                Err(OpenError::Locked { .. }) => tokio::time::sleep(Duration::from_millis(1)).await,
+                log => return log.unwrap(),
+            }
+        }
     }
 
     pub fn stores(&self, log: &Log) -> Stores {
@@ -117,9 +133,14 @@ pub fn loss_of(frame: &Frame, known: Known) -> Loss {
 /// A row: key and value.
 pub type Row = (Vec<u8>, Vec<u8>);
 
-/// The rows on disk whose keys begin so. Nobody may have the stores open.
+/// The stores' rows on disk whose keys begin so. Nobody may have them open.
 pub fn rows(dir: &Path, prefix: &[u8]) -> Vec<Row> {
-    let db = DB::open_for_read_only(&RowOptions::default(), dir.join("stores"), false).unwrap();
+    rows_in(&dir.join("stores"), prefix)
+}
+
+/// The rows in a folder whose keys begin so. Nobody may have them open.
+pub fn rows_in(dir: &Path, prefix: &[u8]) -> Vec<Row> {
+    let db = DB::open_for_read_only(&RowOptions::default(), dir, false).unwrap();
     let rows = db.iterator(IteratorMode::Start).map(|row| row.unwrap());
     rows.filter(|(key, _)| key.starts_with(prefix)).map(|(key, value)| (key.into(), value.into())).collect()
 }
