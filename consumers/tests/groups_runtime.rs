@@ -178,7 +178,7 @@ async fn who_waits_is_woken_by_records_acks_seeks_goodbyes_and_the_end() {
     groups.leave(&namespace, &team.name, "a").await.unwrap();
     let taken = wait("b").await.unwrap();
     assert_eq!((offsets(&taken), taken[0].delivery), (vec![0], 1));
-    let ask = consumers::groups::Ask { worker: "c".to_owned(), max: 1, max_bytes: 1, wait: LONG };
+    let ask = consumers::groups::Ask { worker: "c".to_owned(), max: 1, max_bytes: 1, max_held: 1, wait: LONG };
     let waiting = tokio::spawn({
         let team = team.clone();
         async move { team.groups.lease(&team.namespace, &team.name, ask).await }

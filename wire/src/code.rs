@@ -60,9 +60,11 @@ codes! {
     InvalidParameter    "invalid-parameter"     400 Never   "A parameter is not what this call takes"
     InvalidProducer     "invalid-producer"      400 Never   "The producer's headers are incomplete or malformed"
     InvalidId           "invalid-id"            400 Never   "The object id is not one"
+    InvalidGroup        "invalid-group"         400 Never   "The group's name is not one"
     InvalidShard        "invalid-shard"         400 Never   "A shard is a number from 0 to 255"
     NotFound            "not-found"             404 Never   "There is nothing at this address"
     NamespaceNotFound   "namespace-not-found"   404 Never   "The namespace does not exist"
+    GroupNotFound       "group-not-found"       404 Never   "The namespace has no such group"
     KeyNotFound         "key-not-found"         404 Never   "The key has no value"
     ObjectNotFound      "object-not-found"      404 Never   "No object has this id"
     ObjectLost          "object-lost"           404 Never   "The object was lost when the log was damaged"
@@ -73,12 +75,15 @@ codes! {
     ProducerGap         "producer-gap"          409 Never   "A batch of this producer is missing"
     ProducerFenced      "producer-fenced"       409 Never   "A later epoch of this producer has taken over"
     ProducerForgotten   "producer-forgotten"    409 Never   "The batch was stored, too long ago to say where"
+    GroupConflict       "group-conflict"        409 Never   "The group's configuration does not allow this"
+    LeaseLapsed         "lease-lapsed"          409 Never   "None of the tokens holds any more"
     OffsetMismatch      "offset-mismatch"       412 Never   "The next offset is another than If-Match names"
     RecordTooLarge      "record-too-large"      413 Never   "A record is over its limit"
     BatchTooLarge       "batch-too-large"       413 Never   "The batch is over its limit"
     UnsupportedMedia    "unsupported-media"     415 Never   "The body's media type is not one that this call takes"
     OffsetPastHead      "offset-past-head"      416 Never   "The offset is past the namespace's head"
     TooBusy             "too-busy"              429 Safe    "More is waiting to be written than may wait"
+    TooManyWorkers      "too-many-workers"      429 Safe    "The group has as many workers as it may have"
     Internal            "internal"              500 Unknown "The broker failed"
     Damaged             "damaged"               500 Never   "The log is damaged at this place"
     NotCaughtUp         "not-caught-up"         503 Safe    "The store has not yet seen this offset"
@@ -123,6 +128,12 @@ pub struct Problem {
     /// Records that were stored before the error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stored: Option<u64>,
+    /// How many tokens took effect, where that is what was wrong: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub done: Option<u64>,
+    /// The tokens that did not, as they hold no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lapsed: Option<Vec<String>>,
 }
 
 impl Problem {
@@ -137,6 +148,8 @@ impl Problem {
             next_offset: None,
             line: None,
             stored: None,
+            done: None,
+            lapsed: None,
         }
     }
 

@@ -4,9 +4,9 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`limits`] | every limit, in one place |
-//! | [`name`] | what may be a namespace name, a key, a header |
+//! | [`name`] | what may be a name, a key, a header |
 //! | [`ids`] | namespace id, shard, object id |
-//! | [`namespace`] | what a namespace can be configured to do |
+//! | [`namespace`], [`group`] | what a namespace and a consumer group can be configured to do |
 //! | [`record`] | a record's bytes inside a frame |
 //! | [`frame`] | a frame's bytes: header, CRC, records |
 //! | [`loss`] | a frame that stands where frames were lost |
@@ -21,6 +21,7 @@ pub mod chain;
 pub mod code;
 pub mod draft;
 pub mod frame;
+pub mod group;
 pub mod ids;
 pub mod json;
 mod le;
@@ -36,9 +37,10 @@ pub use chain::Chain;
 pub use code::{Code, Problem, Retry};
 pub use draft::{Draft, DraftBuilder, DraftError, Place};
 pub use frame::{Frame, FrameError};
+pub use group::GroupConfig;
 pub use ids::{Generation, NamespaceId, ObjectId, Offset, Position, Shard};
 pub use loss::Loss;
-pub use name::{NameError, NamespaceName};
+pub use name::{GroupName, NameError, NamespaceName};
 pub use namespace::NamespaceConfig;
 pub use producer::{Producer, ProducerId};
 pub use record::{Headers, Kind, NewRecord, Record};

@@ -77,6 +77,15 @@ pub const MAX_GROUP_WINDOW: usize = 1 << 16;
 /// Most workers that a group knows at one time.
 pub const MAX_GROUP_WORKERS: usize = 1024;
 
+/// Longest name of a worker, bytes of UTF-8.
+pub const MAX_WORKER_BYTES: usize = 255;
+
+/// Most records that one lease gives out.
+pub const MAX_LEASED: usize = 10_000;
+
+/// Most tokens that are acked, nacked or extended at once.
+pub const MAX_TOKENS: usize = 10_000;
+
 /// Longest lease, milliseconds: 12 hours.
 pub const MAX_LEASE_MS: u64 = 12 * 60 * 60 * 1000;
 

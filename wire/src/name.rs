@@ -1,13 +1,13 @@
-//! What may be a namespace name, a key, and a header.
+//! What may be a name, a key, and a header.
 //!
-//! All three end up in URLs, log lines, event streams and terminals, so none may hold a control
+//! All of them end up in URLs, log lines, event streams and terminals, so none may hold a control
 //! character: that one rule shuts out CR, LF and NUL, and with them every forged line.
 
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use crate::limits::{MAX_HEADERS, MAX_HEADERS_BYTES, MAX_KEY_BYTES, MAX_NAME_BYTES};
+use crate::limits::{MAX_HEADERS, MAX_HEADERS_BYTES, MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_WORKER_BYTES};
 
 /// Why a name, key or header is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -91,6 +91,11 @@ pub fn check_group(name: &str) -> Result<(), NameError> {
     check_name("the group's name", name)
 }
 
+/// Checks a worker's name: 1 to [`MAX_WORKER_BYTES`] bytes, no control character.
+pub fn check_worker(name: &str) -> Result<(), NameError> {
+    check("the worker's name", name, MAX_WORKER_BYTES)
+}
+
 /// Checks what stands in a URL's path.
 fn check_name(what: &'static str, name: &str) -> Result<(), NameError> {
     check(what, name, MAX_NAME_BYTES)?;
@@ -123,54 +128,66 @@ pub fn check_headers<'a>(headers: impl Iterator<Item = (&'a str, &'a str)> + Clo
     Ok(())
 }
 
-/// A namespace's name: 1 to 255 bytes of UTF-8 without control characters. Cheap to clone.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NamespaceName(Arc<str>);
+macro_rules! names {
+    ($($(#[doc = $doc:literal])* $name:ident $what:literal)*) => {$(
+        $(#[doc = $doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Checks a text and takes it as a name.
+            pub fn new(name: &str) -> Result<$name, NameError> {
+                check_name($what, name)?;
+                Ok($name(name.into()))
+            }
+
+            /// Checks bytes, such as those that percent-decoding gave, and takes them as a name.
+            pub fn from_bytes(name: &[u8]) -> Result<$name, NameError> {
+                $name::new(std::str::from_utf8(name).map_err(|_| NameError::NotUtf8 { what: $what })?)
+            }
+        }
+
+        impl Deref for $name {
+            type Target = str;
+
+            fn deref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+    )*};
+}
+
+names! {
+    /// A namespace's name: 1 to 255 bytes of UTF-8 without control characters. Cheap to clone.
+    NamespaceName "the namespace's name"
+    /// A group's name, of which the same is true.
+    GroupName "the group's name"
+}
 
 impl NamespaceName {
-    /// Checks a text and takes it as a name.
-    pub fn new(name: &str) -> Result<NamespaceName, NameError> {
-        check_name("the namespace's name", name)?;
-        Ok(NamespaceName(name.into()))
-    }
-
-    /// Checks bytes, such as those that percent-decoding gave, and takes them as a name.
-    pub fn from_bytes(name: &[u8]) -> Result<NamespaceName, NameError> {
-        let what = "the namespace's name";
-        NamespaceName::new(std::str::from_utf8(name).map_err(|_| NameError::NotUtf8 { what })?)
-    }
-
     /// The partition that this name's namespace is created in, of `partitions` (a power of two):
     /// bytes 1 to 4 of the name's BLAKE3. So one sequencer decides alone whether a name is taken.
     pub fn partition(&self, partitions: u16) -> u16 {
         let hash = blake3::hash(self.0.as_bytes());
         (crate::le::u32_at(hash.as_bytes(), 1) & (u32::from(partitions) - 1)) as u16
-    }
-}
-
-impl Deref for NamespaceName {
-    type Target = str;
-
-    fn deref(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::borrow::Borrow<str> for NamespaceName {
-    fn borrow(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for NamespaceName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Debug for NamespaceName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
     }
 }
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 use tlog::SharedFrame;
 use wire::Offset;
 
-use super::config::GroupConfig;
 use super::dispatch::Settled;
 use super::token::Token;
+use wire::group::GroupConfig;
 
 /// What became of a group's configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct Ask {
     pub max: usize,
     /// And so many bytes, but one record of any size.
     pub max_bytes: usize,
+    /// At most as many as make it this many that it has, those of earlier leases included.
+    pub max_held: usize,
     /// How long to wait for the first.
     pub wait: Duration,
 }

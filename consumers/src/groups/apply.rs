@@ -20,11 +20,11 @@ use super::error::GroupsError;
 use super::event::GroupEvent;
 use super::kept::Kept;
 use super::metrics;
-use super::name::GroupName;
 use super::rows;
 use crate::insist::insist;
 use crate::offsets::{Consumer, OffsetError, OffsetRow};
 use crate::stores::options::{options, unlogged};
+use wire::GroupName;
 
 /// Frames that a partition applies at once, bytes.
 const BATCH_BYTES: usize = 1 << 20;

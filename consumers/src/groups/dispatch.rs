@@ -22,13 +22,13 @@ use std::ops::Range;
 
 use wire::{Offset, Shard};
 
-use super::config::{GroupConfig, Order, Retry};
 use super::keyed::Keyed;
 use super::progress::Progress;
 use super::timers::Timers;
 use super::token::Token;
 use super::window::{Slot, State, Window};
 use super::workers::{ShardSet, TooManyWorkers, WorkerFigures, Workers};
+use wire::group::{GroupConfig, Order, Retry};
 
 const NANOS_PER_MS: u64 = 1_000_000;
 
@@ -435,6 +435,11 @@ impl Dispatch {
     /// The worker to whom the records of a shard go, where order is by key.
     pub fn owner(&self, shard: Shard) -> Option<&str> {
         self.workers.owner_name(shard)
+    }
+
+    /// How many records a worker has.
+    pub fn held(&self, worker: &str) -> usize {
+        self.workers.held(worker)
     }
 
     /// How the group does.

@@ -24,7 +24,7 @@ use wire::name::check_group;
 use wire::{NameError, Offset};
 
 use super::codec::{Malformed, Reader, put_offset, put_ranges, put_varint};
-use super::config::GroupConfig;
+use wire::group::GroupConfig;
 
 const CONFIGURED: u8 = 1;
 const DELETED: u8 = 2;

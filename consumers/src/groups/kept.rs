@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use wire::{Generation, Offset};
 
-use super::config::GroupConfig;
 use super::event::{Dead, GroupEvent, Progressed};
 use super::progress::Progress;
+use wire::group::GroupConfig;
 
 /// What is kept of a group.
 #[derive(Debug, Clone, PartialEq)]

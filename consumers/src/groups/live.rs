@@ -20,15 +20,16 @@ use tokio_util::sync::CancellationToken;
 use wire::limits::MAX_GROUP_WINDOW;
 use wire::{Position, Record};
 
-use super::config::Order;
+use super::answers::Ask;
 use super::dispatch::{Dispatch, Failures, Grant, Pending, Settled};
 use super::error::GroupsError;
 use super::event::{Dead, GroupEvent, Progressed, merged};
 use super::frames::Frames;
 use super::kept::Kept;
 use super::metrics::GroupMetrics;
-use super::name::GroupName;
 use super::token::Token;
+use wire::GroupName;
+use wire::group::Order;
 
 /// Dead letters in one event: with their errors they stay well below its limit.
 const DEAD_IN_EVENT: usize = 256;
@@ -106,6 +107,7 @@ pub(super) struct Waiter {
     pub(super) worker: String,
     max: usize,
     max_bytes: usize,
+    max_held: usize,
     reply: oneshot::Sender<Result<Vec<Delivery>, GroupsError>>,
 }
 
@@ -275,19 +277,25 @@ impl Live {
     }
 
     /// Waits for records for a worker.
-    pub(super) fn wait(
-        self: &Arc<Self>,
-        state: &mut State,
-        worker: &str,
-        max: usize,
-        max_bytes: usize,
-    ) -> Result<(u64, Granted), GroupsError> {
+    pub(super) fn wait(self: &Arc<Self>, state: &mut State, ask: &Ask) -> Result<(u64, Granted), GroupsError> {
         state.body()?;
+        let Ask { worker, max, max_bytes, max_held, .. } = ask;
+        let (max, max_bytes, max_held) = (*max, *max_bytes, *max_held);
         let (reply, granted) = oneshot::channel();
         state.waiters_seen += 1;
         let id = state.waiters_seen;
-        state.waiters.push_back(Waiter { id, worker: worker.to_owned(), max, max_bytes, reply });
+        state.waiters.push_back(Waiter { id, worker: worker.clone(), max, max_bytes, max_held, reply });
         Ok((id, granted))
+    }
+
+    /// Who waits for this worker gets nothing.
+    pub(super) fn dismiss(state: &mut State, worker: &str) {
+        let (dismissed, others) = state.waiters.drain(..).partition::<VecDeque<_>, _>(|waiter| waiter.worker == worker);
+        state.waiters = others;
+        for waiter in dismissed {
+            // Who has gone away need not hear it.
+            let _ = waiter.reply.send(Ok(Vec::new()));
+        }
     }
 
     /// Gives those who wait what there is, first come, first served.
@@ -299,10 +307,11 @@ impl Live {
         }
         let mut index = 0;
         while index < waiters.len() {
-            let Waiter { worker, max, max_bytes, reply, .. } = &waiters[index];
+            let Waiter { worker, max, max_bytes, max_held, reply, .. } = &waiters[index];
+            let max = (*max).min(max_held.saturating_sub(body.dispatch.held(worker)));
             let granted = match reply.is_closed() {
                 true => Ok(Vec::new()),
-                false => body.dispatch.lease(now, worker, *max, *max_bytes),
+                false => body.dispatch.lease(now, worker, max, *max_bytes),
             };
             if !reply.is_closed() && granted.as_ref().is_ok_and(Vec::is_empty) {
                 index += 1;

@@ -19,7 +19,6 @@
 //!
 //! | file | what it knows |
 //! |---|---|
-//! | `config.rs` | what a group can be configured to do |
 //! | `event.rs` | what happens to a group and must survive, byte by byte |
 //! | `codec.rs` | what events and rows are made of: varints, offsets, ranges |
 //! | `progress.rs` | what a group has done: floor, bitset, attempts |
@@ -41,7 +40,6 @@
 mod answers;
 mod apply;
 mod codec;
-mod config;
 mod dispatch;
 mod error;
 mod event;
@@ -52,7 +50,6 @@ mod keyed;
 mod letters;
 mod live;
 mod metrics;
-mod name;
 mod progress;
 mod redrive;
 mod rows;
@@ -64,13 +61,13 @@ mod window;
 mod workers;
 
 pub use answers::{Ask, Configured, Done, GroupState, Leased, WorkerState};
-pub use config::{GroupConfig, Order, Retry, Start};
 pub use dispatch::{Dispatch, Failures, Figures, Grant, Pending, Settled};
 pub use error::GroupsError;
 pub use event::{Dead, GroupEvent, GroupEventError, Progressed, merged};
-pub use name::GroupName;
 pub use progress::{Progress, ProgressError};
 pub use runtime::Groups;
 pub use seek::Seek;
 pub use token::{Token, TokenError};
+pub use wire::GroupName;
+pub use wire::group::{GroupConfig, Order, Retry, Start};
 pub use workers::{TooManyWorkers, WorkerFigures};

@@ -8,13 +8,13 @@ use tlog::{Log, Namespace, SharedFrame};
 use wire::record::HeaderPair;
 use wire::{Draft, NewRecord, Offset, Record};
 
-use super::config::GroupConfig;
 use super::error::GroupsError;
 use super::event::{GroupEvent, Progressed, merged};
 use super::letters::{GROUP, LEFT_OUT, NAMESPACE, OFFSET, OWN, append_once, producer, read_frame, record_in};
-use super::name::GroupName;
 use super::progress::Progress;
 use super::runtime::Groups;
+use wire::GroupName;
+use wire::group::GroupConfig;
 
 /// The group that says which dead letters were sent back.
 const REDRIVE: &str = "redrive";

@@ -23,16 +23,16 @@ use wire::{Generation, NamespaceId, Offset};
 
 use super::answers::{Ask, Configured, Done, GroupState, Leased, WorkerState};
 use super::apply::Ledger;
-use super::config::{GroupConfig, Start};
 use super::error::GroupsError;
 use super::event::GroupEvent;
 use super::janitor;
 use super::letters::read_frame;
 use super::live::{Delivery, Durable, Live, State, Surroundings};
 use super::metrics::GroupMetrics;
-use super::name::GroupName;
 use super::seek::Seek;
 use super::token::Token;
+use wire::GroupName;
+use wire::group::{GroupConfig, Start};
 
 /// How long a lease waits at least, while another reads what it asks for.
 const READ_BY_OTHERS: Duration = Duration::from_millis(50);
@@ -169,7 +169,7 @@ impl Groups {
         loop {
             let (live, (id, mut granted), reading) = self
                 .act(namespace, group, |live, state| {
-                    let waiting = live.wait(state, &ask.worker, ask.max, ask.max_bytes)?;
+                    let waiting = live.wait(state, &ask)?;
                     Ok((Arc::clone(live), waiting, live.read_on(state)))
                 })
                 .await?;
@@ -286,7 +286,7 @@ impl Groups {
     /// A worker says goodbye: what it has is ready for others at once.
     pub async fn leave(&self, namespace: &Namespace, group: &GroupName, worker: &str) -> Result<(), GroupsError> {
         self.act(namespace, group, |live, state| {
-            state.waiters.retain(|waiter| waiter.worker != worker);
+            Live::dismiss(state, worker);
             state.body()?.dispatch.release(worker);
             live.serve(state);
             Ok(())

@@ -152,6 +152,11 @@ impl Workers {
         self.workers[worker as usize].in_flight += records;
     }
 
+    /// How many records the worker of this name has.
+    pub(super) fn held(&self, name: &str) -> usize {
+        self.find(name).map_or(0, |worker| self.workers[worker as usize].in_flight)
+    }
+
     /// A worker has a record no more.
     pub(super) fn done(&mut self, worker: u32) {
         self.workers[worker as usize].in_flight -= 1;

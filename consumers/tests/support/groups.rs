@@ -99,7 +99,7 @@ impl Team {
     }
 
     pub async fn lease_within(&self, worker: &str, max: usize, wait: Duration) -> Vec<Leased> {
-        let ask = Ask { worker: worker.to_owned(), max, max_bytes: 1 << 20, wait };
+        let ask = Ask { worker: worker.to_owned(), max, max_bytes: 1 << 20, max_held: usize::MAX, wait };
         self.groups.lease(&self.namespace, &self.name, ask).await.unwrap()
     }
 

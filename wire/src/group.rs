@@ -11,8 +11,10 @@ use std::fmt;
 
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use wire::limits::{MAX_DELIVERIES, MAX_LEASE_MS, MAX_RETRY_MS, MAX_SAFE_INTEGER};
-use wire::{NamespaceName, Offset};
+
+use crate::ids::Offset;
+use crate::limits::{MAX_DELIVERIES, MAX_LEASE_MS, MAX_RETRY_MS, MAX_SAFE_INTEGER};
+use crate::name::NamespaceName;
 
 /// A group's configuration.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
