@@ -82,8 +82,8 @@ pub enum Error {
     /// The system gives no random numbers, and so no producer id.
     #[error("the system gives no random numbers: {0}")]
     NoRandomness(String),
-    /// The publisher was closed, or its task was dropped with its runtime.
-    #[error("the publisher is closed")]
+    /// The publisher or worker was closed, or its task was dropped with its runtime.
+    #[error("the publisher or worker is closed")]
     Closed,
 }
 

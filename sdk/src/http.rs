@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use reqwest::{Method, Request, Response, Url};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use wire::limits::MAX_PAGE_BYTES;
 use wire::{Problem, Retry};
@@ -146,6 +147,11 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        self.json_of()
+    }
+
+    /// The answer's JSON, which may borrow from it.
+    pub(crate) fn json_of<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Error> {
         serde_json::from_slice(&self.body).map_err(|error| Error::Reply(format!("{error}, in {}", shown(&self.body))))
     }
 }

@@ -31,6 +31,7 @@
 //! | hold all of it, with proof | [`Rebuild`], [`Verifier`] |
 //! | read by key | [`Namespace::latest`], [`Namespace::range`] |
 //! | read by object id | [`Client::object`], [`Client::previous`] |
+//! | share records out among workers | [`Group`], [`Worker`] |
 //! | see the stores, rebuild one | [`Client::stores`], [`Client::rebuild_store`] |
 //!
 //! The log has no silent gaps. Where a disk has lost records, and the log was repaired without them,
@@ -43,8 +44,10 @@ mod backoff;
 mod client;
 mod error;
 mod event;
+mod group;
 mod http;
 mod keys;
+mod lease;
 mod losses;
 mod namespace;
 mod pages;
@@ -58,12 +61,15 @@ mod stores;
 mod subscribe;
 mod text;
 mod verify;
+mod worker;
 
 pub use backoff::Backoff;
 pub use client::{Client, ClientBuilder};
 pub use error::Error;
 pub use event::Event;
+pub use group::{Group, GroupInfo, GroupLag, GroupState, Seek, WorkerState};
 pub use keys::Range;
+pub use lease::{Leased, Settled};
 pub use losses::{Losses, MAX_LOST_RANGES};
 pub use namespace::{Ensured, Namespace, NamespaceInfo};
 pub use publish::{Append, Published, Sequenced};
@@ -75,7 +81,11 @@ pub use stores::StoreInfo;
 pub use subscribe::{StartAt, Subscribe, Subscription};
 pub use verify::{Proof, Verified, Verifier, VerifyError};
 
+pub use worker::{Worked, Worker, WorkerBuilder};
+
+pub use wire::group::{GroupConfig, Order, Retry as RetryWait, Start};
 pub use wire::json::{Lost, Reset};
 pub use wire::{
-    Chain, Code, Draft, DraftBuilder, Frame, Kind, NamespaceConfig, NewRecord, ObjectId, Offset, Problem, Retry, Shard,
+    Chain, Code, Draft, DraftBuilder, Frame, Kind, NamespaceConfig, NamespaceName, NewRecord, ObjectId, Offset,
+    Problem, Retry, Shard,
 };

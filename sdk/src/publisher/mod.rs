@@ -256,8 +256,8 @@ fn encoded_bytes(record: &NewRecord<'_>) -> usize {
     RECORD_HEADER_BYTES + record.key.map_or(0, str::len) + headers + record.value.len()
 }
 
-/// A producer's name that no other one has.
-fn random_id() -> Result<String, Error> {
+/// A name for a producer or a worker that no other one has.
+pub(crate) fn random_id() -> Result<String, Error> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| Error::NoRandomness(error.to_string()))?;
     Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
