@@ -105,6 +105,12 @@ pub enum ServeError {
     /// The stores can't be opened.
     #[error("the stores: {0}")]
     Stores(#[from] consumers::StoresError),
+    /// The groups can't be opened.
+    #[error("the groups: {0}")]
+    Groups(#[from] consumers::groups::GroupsError),
+    /// The system gives no random numbers.
+    #[error("the system gives no random numbers: {0}")]
+    NoRandomness(String),
     /// Another recorder of metrics is installed in this process.
     #[error("metrics can't be recorded: {0}")]
     Metrics(String),

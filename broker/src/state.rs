@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use consumers::Stores;
+use consumers::groups::Groups;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tlog::{Log, Namespace};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,8 @@ pub(crate) struct Broker {
     pub(crate) log: Log,
     /// The stores that are made from it.
     pub(crate) stores: Stores,
+    /// Who works on its records.
+    pub(crate) groups: Groups,
     /// Cancelled when shutdown begins: streams and waits end.
     pub(crate) closing: CancellationToken,
     /// How long to wait for what.

@@ -7,10 +7,11 @@
 //! | [`tail`] | follow a namespace |
 //! | [`rebuild`] | all of a namespace, with proof |
 //! | [`get`] | the latest value of a key |
-//! | [`namespaces`], [`stores`] | what there is |
+//! | [`namespaces`], [`stores`], [`groups`] | what there is |
+//! | [`group`], [`work`] | consumer groups: to change one, to work in one |
 //! | [`check`], [`repair`] | a data folder, verified offline; what is damaged, made whole |
 //! | [`mod@bench`], [`health`] | load; whether a broker answers |
-//! | [`connect`], [`error`], [`output`], [`progress`] | what they share |
+//! | [`connect`], [`error`], [`output`], [`progress`], [`signals`] | what they share |
 //!
 //! Results go to stdout, all else to stderr. An error is one line and a status of 1; a misspelled
 //! command line has a status of 2; a check that finds nothing lost, but something derived that is wrong, 3.
@@ -20,6 +21,8 @@ mod check;
 mod connect;
 mod error;
 mod get;
+mod group;
+mod groups;
 mod health;
 mod lines;
 mod namespaces;
@@ -29,8 +32,10 @@ mod publish;
 mod rebuild;
 mod repair;
 mod serve;
+mod signals;
 mod stores;
 mod tail;
+mod work;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -79,6 +84,18 @@ enum Command {
     Namespaces(namespaces::NamespacesArgs),
     /// Show the 256 stores, or rebuild one
     Stores(stores::StoresArgs),
+    /// List the consumer groups of a namespace, or show one with its workers
+    Groups(groups::GroupsArgs),
+    /// Create, move or delete a consumer group
+    #[command(subcommand)]
+    Group(group::GroupCommand),
+    /// Work in a consumer group: give each record to a command
+    ///
+    /// The command reads the record, a line of JSON, from stdin. If it ends with status 0 the record is done;
+    /// with any other it is delivered again later, or becomes a dead letter, with the last line that the
+    /// command wrote to stderr as its error. SIGTERM or SIGINT waits for the commands that run; a second
+    /// one kills them.
+    Work(work::WorkArgs),
     /// Verify a data folder: every CRC, offset, id and chain, and all that is derived
     ///
     /// Changes nothing. The status is 0 where all is as it must be (losses that a repair has marked are named),
@@ -100,6 +117,9 @@ enum Command {
     /// The server that does nothing, for bench --baseline
     #[command(name = bench::empty::COMMAND, hide = true)]
     BenchEmptyServer,
+    /// Work off a group whose records need no work, and measure it
+    #[command(hide = true)]
+    BenchWork(bench::work::WorkBenchArgs),
     /// Ask whether a broker is alive
     Health {
         #[command(flatten)]
@@ -131,10 +151,14 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Get(args) => in_runtime(get::run(args)),
         Command::Namespaces(args) => in_runtime(namespaces::run(args)),
         Command::Stores(args) => in_runtime(stores::run(args)),
+        Command::Groups(args) => in_runtime(groups::run(args)),
+        Command::Group(command) => in_runtime(group::run(command)),
+        Command::Work(args) => in_runtime(work::run(args)),
         Command::Check(args) => check::run(&args),
         Command::Repair(args) => repair::run(&args),
         Command::Bench { broker, args } => Ok(bench::run(&args, &broker.url, broker.json)?),
         Command::BenchEmptyServer => in_runtime(bench::empty::serve()),
+        Command::BenchWork(args) => in_runtime(bench::work::run(args)),
         Command::Health { broker, args } => Ok(health::run(&args, &broker.url)?),
     }
 }

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 
 use broker::{Server, ServerConfig};
 use clap::{Args, ValueEnum};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::error::CliError;
+use super::signals::Signals;
 
 /// What the environment says of what is to be logged, such as `debug` or `info,tlog=debug`.
 const LOG_VARIABLE: &str = "TLOG_LOG";
@@ -78,16 +78,12 @@ fn start_logging(format: LogFormat) {
 /// Cancelled by the first SIGTERM or SIGINT; the second one ends the process at once, which loses
 /// nothing that was acknowledged.
 fn shutdown_on_signal() -> Result<CancellationToken, CliError> {
-    let listen = |kind| signal(kind).map_err(|source| CliError::io("listening for signals", source));
-    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let mut signals = Signals::listen()?;
     let shutdown = CancellationToken::new();
     let token = shutdown.clone();
     tokio::spawn(async move {
         loop {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
+            signals.next().await;
             if token.is_cancelled() {
                 std::process::exit(INTERRUPTED);
             }

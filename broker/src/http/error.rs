@@ -47,6 +47,12 @@ impl Refusal {
         self
     }
 
+    /// The same, with the tokens that do not hold: none did.
+    pub(crate) fn with_lapsed(mut self, lapsed: Vec<String>) -> Refusal {
+        (self.0.done, self.0.lapsed) = (Some(0), Some(lapsed));
+        self
+    }
+
     /// The same, said of a part of the request.
     pub(crate) fn within(mut self, part: impl Display) -> Refusal {
         self.0.detail = format!("{part}: {}", self.0.detail);

@@ -27,7 +27,7 @@ use crate::telemetry::Open;
 pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Tells a proxy to pass events on as they come.
-const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+pub(crate) const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// A piece is closed once it has this many bytes of text.
 pub(crate) const PIECE_BYTES: usize = 64 << 10;

@@ -7,6 +7,7 @@
 //! | [`read`], [`rebuild`] | a page; all of it, with proof |
 //! | [`events`], [`multi_events`] | follow one namespace, or many |
 //! | [`keys`], [`objects`], [`stores`] | what the stores hold |
+//! | [`groups`] | workers that share a namespace's records |
 //! | [`health`], [`openapi`] | for those who run the broker, and those who write clients |
 //!
 //! The rest is what they share: [`path`] and [`query`] read the address, [`media`] the media types,
@@ -19,6 +20,7 @@ pub(crate) mod body;
 pub(crate) mod error;
 mod event_stream;
 mod events;
+mod groups;
 mod health;
 mod hex;
 mod keys;
@@ -73,6 +75,16 @@ pub(crate) fn router(broker: &Arc<Broker>, cors: Option<CorsLayer>) -> Router {
         .routes(routes!(objects::previous))
         .routes(routes!(stores::list))
         .routes(routes!(stores::rebuild))
+        .routes(routes!(groups::list))
+        .routes(routes!(groups::put, groups::get, groups::delete))
+        .routes(routes!(groups::lease::lease))
+        .routes(routes!(groups::stream::lease))
+        .routes(routes!(groups::settle::ack))
+        .routes(routes!(groups::settle::nack))
+        .routes(routes!(groups::settle::extend))
+        .routes(routes!(groups::lease::leave))
+        .routes(routes!(groups::seek))
+        .routes(routes!(groups::redrive))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
         .routes(routes!(health::metrics))
@@ -128,6 +140,7 @@ async fn not_found(uri: Uri) -> Refusal {
     if uri.path().starts_with("/v1/namespaces/")
         && let Err(refusal) = path::namespace(&uri).and_then(|_| match uri.path().split('/').nth(4) {
             Some("keys") => path::key(&uri).map(drop),
+            Some("groups") => path::group(&uri).map(drop),
             _ => Ok(()),
         })
     {

@@ -29,6 +29,7 @@ pub(crate) fn document() -> Document {
             (name = "follow", description = "Server-Sent Events"),
             (name = "keys", description = "The latest value of each key"),
             (name = "objects", description = "Records by their content-addressed ids"),
+            (name = "groups", description = "Workers that share a namespace's records: lease, ack, nack"),
             (name = "stores", description = "The ring of 256 stores"),
             (name = "operations", description = "For those who run the broker"),
         )
@@ -52,6 +53,14 @@ pub(crate) struct Ns {
 pub(crate) struct Key {
     /// The key, percent-encoded: 1 to 1024 bytes of UTF-8 without control characters.
     key: String,
+}
+
+/// The group in a path.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(crate) struct Group {
+    /// The group's name, percent-encoded: 1 to 255 bytes of UTF-8 without control characters.
+    group: String,
 }
 
 /// The object id in a path.
@@ -117,6 +126,10 @@ pub(crate) struct Problem {
     line: Option<u64>,
     /// Records of NDJSON that were stored.
     stored: Option<u64>,
+    /// How many tokens took effect: none, where that is what was wrong.
+    done: Option<u64>,
+    /// The tokens that did not.
+    lapsed: Option<Vec<String>>,
 }
 
 /// What a namespace is configured to do.
@@ -125,6 +138,60 @@ pub(crate) struct Config {
     /// The largest record that it takes, bytes of key, headers and value.
     #[schema(minimum = 1, maximum = 1_048_576, default = 1_048_576)]
     max_record_bytes: Option<u32>,
+}
+
+/// What a group is configured to do. What is left out has its default.
+#[derive(ToSchema)]
+pub(crate) struct GroupConfig {
+    /// `none`: any worker takes any record; `key`: records of one key are at one worker at a time, in order.
+    #[schema(default = "none")]
+    order: Option<String>,
+    /// Where a new group begins: `"earliest"`, `"latest"` or an offset.
+    #[schema(default = "earliest")]
+    start: Option<Value>,
+    /// How long a record is a worker's, if nothing is heard of it, milliseconds.
+    #[schema(minimum = 1, maximum = 43_200_000, default = 30_000)]
+    lease_ms: Option<u64>,
+    /// How often a record is delivered before it is given up.
+    #[schema(minimum = 1, maximum = 1_000, default = 16)]
+    max_deliveries: Option<u32>,
+    /// How long a record waits that was given back.
+    retry: Option<RetryWait>,
+    /// The namespace that dead letters go to; without one they are acked and counted.
+    dead_letter: Option<String>,
+}
+
+/// `min_ms` the first time, twice as long each time after that, up to `max_ms`.
+#[derive(ToSchema)]
+pub(crate) struct RetryWait {
+    /// The first wait, milliseconds.
+    #[schema(default = 1_000)]
+    min_ms: Option<u64>,
+    /// The longest wait, milliseconds.
+    #[schema(maximum = 86_400_000, default = 60_000)]
+    max_ms: Option<u64>,
+}
+
+/// A record that is leased.
+#[derive(ToSchema)]
+pub(crate) struct LeasedRecord {
+    #[serde(flatten)]
+    #[schema(inline)]
+    record: Record,
+    /// What settles it.
+    #[schema(example = "1f-2a0003-9")]
+    token: String,
+    /// The how-manieth delivery this is, from 1.
+    delivery: u32,
+    /// When the lease ends, RFC 3339.
+    expires: String,
+}
+
+/// What a lease gives.
+#[derive(ToSchema)]
+pub(crate) struct LeasedRecords {
+    /// The records.
+    records: Vec<LeasedRecord>,
 }
 
 /// Any JSON.
@@ -268,7 +335,10 @@ mod tests {
     fn shapes_of_wire_are_described_as_they_are() {
         let mut problem = wire::Problem::new(wire::Code::Internal, "x");
         (problem.next_offset, problem.line, problem.stored) = (Some(1), Some(1), Some(1));
+        (problem.done, problem.lapsed) = (Some(0), Some(vec!["1-2-3".into()]));
         same_fields::<Problem>(&problem);
+        same_fields::<GroupConfig>(&wire::GroupConfig::default());
+        same_fields::<RetryWait>(&wire::GroupConfig::default().retry);
         same_fields::<Config>(&wire::NamespaceConfig::default());
         let lost = wire::json::Lost { from: 1, to: 2 };
         same_fields::<Lost>(&lost);

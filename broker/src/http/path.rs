@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use axum::http::Uri;
 use percent_encoding::percent_decode_str;
 use wire::name::{NameError, check_key};
-use wire::{Code, NamespaceName};
+use wire::{Code, GroupName, NamespaceName};
 
 use crate::http::error::Refusal;
 
@@ -17,6 +17,9 @@ const NAMESPACE_AT: usize = 2;
 
 /// The segment of `/v1/namespaces/{ns}/keys/{key}`.
 const KEY_AT: usize = 4;
+
+/// The segment of `/v1/namespaces/{ns}/groups/{group}`.
+const GROUP_AT: usize = 4;
 
 /// The segment of `/v1/objects/{id}` and `/v1/stores/{shard}`.
 const ID_AT: usize = 2;
@@ -35,6 +38,14 @@ pub(crate) fn key(uri: &Uri) -> Result<String, Refusal> {
     let key = std::str::from_utf8(&bytes).map_err(|_| NameError::NotUtf8 { what: "the key" })?;
     check_key(key)?;
     Ok(key.to_owned())
+}
+
+/// The group's name in `/v1/namespaces/{ns}/groups/{group}…`.
+pub(crate) fn group(uri: &Uri) -> Result<GroupName, Refusal> {
+    let refusal = |why: String| Refusal::new(Code::InvalidGroup, why);
+    let broken = || refusal("the group's name has a % that no two hex digits follow".to_owned());
+    let bytes = percent_decode(segment(uri, GROUP_AT)).ok_or_else(broken)?;
+    GroupName::from_bytes(&bytes).map_err(|error| refusal(error.to_string()))
 }
 
 /// The id in `/v1/objects/{id}…`, the shard in `/v1/stores/{shard}…`: neither needs an escape.
@@ -78,6 +89,16 @@ mod tests {
         }
         assert_eq!(name(&format!("/v1/namespaces/{}", "a".repeat(256))), refused);
         assert!(name(&format!("/v1/namespaces/{}", "a".repeat(255))).is_ok());
+    }
+
+    #[test]
+    fn a_group_is_one_segment_too() {
+        let read = |path: &str| group(&path.parse().unwrap()).map_err(|refusal| refusal.code());
+        assert_eq!(read("/v1/namespaces/n/groups/a%2Fb/lease").unwrap().to_string(), "a/b");
+        for bad in ["", "%", "%FF", "%0A", "%2E%2e"] {
+            let path = format!("/v1/namespaces/n/groups/{bad}/lease");
+            assert_eq!(read(&path), Err(Some(Code::InvalidGroup)), "{bad}");
+        }
     }
 
     #[test]

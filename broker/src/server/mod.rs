@@ -5,7 +5,7 @@
 //!          │ shutdown
 //!          ├─ no more connections; streams and waits end; requests in flight are answered
 //!          ├─ what is still open after `drain` is cut off
-//!          └─ stores, then log: closed
+//!          └─ groups, stores, then log: closed
 //! ```
 
 mod connection;
@@ -16,9 +16,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use consumers::groups::Groups;
 use consumers::{OPEN_TABLES, Stores};
-use tlog::Log;
 use tlog::storage::Disk;
+use tlog::{Clock, Log};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -75,10 +76,11 @@ impl Server {
         let address = listener.local_addr().map_err(not_listening)?;
         let metrics = telemetry::install()?;
         let opening = config.clone();
-        let (log, stores, connections_at_once) = tokio::task::spawn_blocking(move || open(&opening)).await??;
+        let (log, stores, groups, connections_at_once) = tokio::task::spawn_blocking(move || open(&opening)).await??;
         let broker = Arc::new(Broker {
             log,
             stores,
+            groups,
             closing: CancellationToken::new(),
             timeouts: config.timeouts,
             bodies: BodyBudget::default(),
@@ -133,6 +135,7 @@ impl Server {
         }
         watch.await?;
         tokio::task::spawn_blocking(move || {
+            broker.groups.close();
             broker.stores.close();
             broker.log.close();
         })
@@ -142,8 +145,8 @@ impl Server {
     }
 }
 
-/// Blocking: recovers the log and opens the stores, and says how many connections there may be beside them.
-fn open(config: &ServerConfig) -> Result<(Log, Stores, usize), ServeError> {
+/// Blocking: recovers the log and opens stores and groups, and says how many connections there may be beside them.
+fn open(config: &ServerConfig) -> Result<(Log, Stores, Groups, usize), ServeError> {
     let partitions = tlog::partitions_of(&Disk, &config.data)?.unwrap_or(config.log.partitions);
     let shares = files::share_out(config, partitions)?;
     let options = tlog::Options {
@@ -151,12 +154,24 @@ fn open(config: &ServerConfig) -> Result<(Log, Stores, usize), ServeError> {
         open_tables: config.log.open_tables.min(shares.tables),
         ..config.log
     };
-    let log = Log::open(&config.data, Arc::new(Disk), Arc::new(SystemClock::default()), options)?;
-    match Stores::open_within(&config.data, log.clone(), OPEN_TABLES.min(shares.tables)) {
-        Ok(stores) => Ok((log, stores, config.max_connections.min(shares.connections))),
+    // Tokens of another life of the broker hold no more: this tells them apart.
+    let boot = getrandom::u64().map_err(|error| ServeError::NoRandomness(error.to_string()))?;
+    let clock = Arc::new(SystemClock::default());
+    let log = Log::open(&config.data, Arc::new(Disk), Arc::clone(&clock) as Arc<dyn Clock>, options)?;
+    let opened =
+        Stores::open_within(&config.data, log.clone(), OPEN_TABLES.min(shares.tables)).map_err(ServeError::from);
+    let opened = opened.and_then(|stores| match Groups::open(&config.data, log.clone(), clock, boot) {
+        Ok(groups) => Ok((stores, groups)),
+        Err(error) => {
+            stores.close();
+            Err(error.into())
+        }
+    });
+    match opened {
+        Ok((stores, groups)) => Ok((log, stores, groups, config.max_connections.min(shares.connections))),
         Err(error) => {
             log.close();
-            Err(error.into())
+            Err(error)
         }
     }
 }
