@@ -6,11 +6,12 @@ DATA   ?= ./data
 TLOG   := target/release/tlog
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test lint bench demo
+.PHONY: help setup build run test lint bench demo demo-queue
 
 help:
 	@echo "make run     build, and serve on $(LISTEN) from $(DATA)"
 	@echo "make demo    publish, follow, rebuild and read this machine's own package database"
+	@echo "make demo-queue   workers that share jobs: one is killed, one job can't be done"
 	@echo "make test    every test"
 	@echo "make lint    format, clippy, docs"
 	@echo "make fuzz    one fuzz target: TARGET=frame TIME=60"
@@ -54,6 +55,9 @@ bench: build
 
 demo: build
 	python3 demo/demo.py $(TLOG)
+
+demo-queue: build
+	python3 demo/queue.py $(TLOG)
 
 # The log and its consumers on a simulated disk: SEEDS new seeds, for as long as they take. The last lines
 # say what they amount to, and which faults there were.

@@ -64,6 +64,7 @@ class Speed:
         shutil.rmtree(folder / "publish")
         with Broker(self.tlog, folder / "rebuild") as broker:
             rows.append(self.rebuild(broker))
+            rows.append(self.group(broker))
         rows.append(self.stores(folder / "rebuild", "without keys"))
         shutil.rmtree(folder / "rebuild")
         with Broker(self.tlog, folder / "keys") as broker:
@@ -142,6 +143,20 @@ class Speed:
         return Row(f"stores apply records {how}", rate, " records/s", rate / 200_000, "of 200,000/s", 1)
 
 
+    def group(self, broker):
+        say("a million records leased by 8 workers, and acked 100 at a time")
+
+        def measure(number):
+            group = f"/v1/namespaces/bench-0/groups/g{number}"
+            broker.put(group)
+            report = command(self.tlog, "bench-work", "bench-0", f"g{number}", "--url", broker.url, "--json")
+            assert report["records"] == MILLION, report
+            return report["records_per_s"]
+
+        rate = statistics.median(measure(number) for number in range(self.rounds))
+        return Row("8 workers, leases and acks of 100 of 256 B", rate, " records/s", rate / 150_000, "of 150,000/s", 1)
+
+
 class Broker:
     """A broker on a free port."""
 
@@ -165,6 +180,12 @@ class Broker:
     def __exit__(self, *_):
         self.process.terminate()
         self.process.wait(60)
+
+    def put(self, path):
+        connection = http.client.HTTPConnection(self.address, timeout=60)
+        connection.request("PUT", path)
+        assert connection.getresponse().status == 201, path
+        connection.close()
 
     def stores(self):
         connection = http.client.HTTPConnection(self.address, timeout=60)
