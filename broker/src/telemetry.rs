@@ -60,6 +60,16 @@ fn describe() {
     describe_counter!("tlog_store_applied_records_total", "Records that the stores have applied.");
     describe_histogram!("tlog_store_apply_seconds", "Time to apply a batch of frames to the stores.");
     describe_counter!("tlog_store_apply_errors_total", "Batches that could not be applied; they are tried again.");
+    describe_gauge!("tlog_group_live", "Consumer groups that are in memory: those at work.");
+    describe_counter!("tlog_group_delivered_records_total", "Records that workers were given.");
+    describe_counter!("tlog_group_acked_records_total", "Records that workers have acked.");
+    describe_counter!("tlog_group_failed_deliveries_total", "Deliveries that a nack or a lapsed lease ended.");
+    describe_counter!("tlog_group_dead_records_total", "Records that are given up on after their last delivery.");
+    describe_counter!("tlog_group_dead_letters_total", "Dead letters that were published.");
+    describe_counter!(
+        "tlog_group_apply_errors_total",
+        "Events that could not be applied to rows; they are tried again."
+    );
 }
 
 /// Responses by the class of their status.

@@ -84,7 +84,7 @@ async fn more_connections_and_segments_than_128_files() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_connections_and_segments_than_the_fewest_files() {
-    gets_by_with(96).await;
+    gets_by_with(104).await;
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn too_few_files_are_refused_in_one_line() {
     for files in [8, 16, 24, 32, 64] {
         let ended = Broker::try_start(within(&format!("-n {files}"), &command)).expect_err("too few files");
         assert_eq!(ended.log.lines().count(), 1, "{files}: {}", ended.log);
-        let said = ended.log.contains("open files") || ended.log.contains("needs 104 or more: raise the limit");
+        let said = ended.log.contains("open files") || ended.log.contains("needs 112 or more: raise the limit");
         assert!(said, "{files}: {}", ended.log);
     }
 }

@@ -51,6 +51,9 @@ pub(crate) fn run(args: &RepairArgs) -> Result<(), CliError> {
         // They may hold what the log no longer has.
         plan.set_aside("stores");
     }
+    if plan.loses() {
+        plan.set_aside("groups");
+    }
     let mut report = plan.report().clone();
     stores.into_iter().for_each(|fault| report.derived(fault));
     let (replaced, lost) = (plan.replaced(), plan.lost().to_vec());

@@ -12,8 +12,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::{ServeError, ServerConfig};
 
-/// What the process has open whatever it serves: its own files, and RocksDB's twice.
-const PROCESS_FILES: u64 = 32;
+/// What the process has open whatever it serves: its own files, and RocksDB's three times.
+const PROCESS_FILES: u64 = 40;
 
 /// What each partition has open to write: its segment, the next one, one that is being sealed, its index.
 const PARTITION_FILES: u64 = 4;
@@ -31,7 +31,7 @@ pub(super) struct Shares {
     pub(super) connections: usize,
     /// Sealed segments; each has an index beside it.
     pub(super) segments: usize,
-    /// Tables of the rows, and as many of the stores.
+    /// Tables of the log's rows, and as many of the stores' and of the groups'.
     pub(super) tables: usize,
 }
 
@@ -68,8 +68,8 @@ fn shares_of(files: Option<u64>, partitions: u16) -> Result<Shares, ServeError> 
     let kept = (rest / 2).clamp(MIN_KEPT_FILES, MAX_KEPT_FILES);
     Ok(Shares {
         connections: usize::try_from(rest - kept).unwrap_or(usize::MAX),
-        segments: (kept / 4) as usize,
-        tables: (kept / 4) as usize,
+        segments: (kept / 5) as usize,
+        tables: (kept / 5) as usize,
     })
 }
 
@@ -84,24 +84,24 @@ mod tests {
     #[test]
     fn connections_leave_files_to_the_log() {
         assert!(shares_of(None, 4).unwrap().connections > 10_000);
-        assert_eq!(shares(1 << 20, 4), Shares { connections: 1_046_480, segments: 512, tables: 512 });
-        assert_eq!(shares(1_024, 4), Shares { connections: 488, segments: 122, tables: 122 });
-        assert_eq!(shares(128, 4), Shares { connections: 40, segments: 10, tables: 10 });
+        assert_eq!(shares(1 << 20, 4), Shares { connections: 1_046_472, segments: 409, tables: 409 });
+        assert_eq!(shares(1_024, 4), Shares { connections: 484, segments: 96, tables: 96 });
+        assert_eq!(shares(128, 4), Shares { connections: 32, segments: 8, tables: 8 });
     }
 
     #[test]
     fn too_few_files_are_refused() {
-        assert_eq!(shares(104, 4), Shares { connections: 16, segments: 10, tables: 10 });
-        let refused = shares_of(Some(103), 4).unwrap_err();
-        assert!(matches!(refused, ServeError::TooFewFiles { files: 103, needed: 104, partitions: 4 }));
+        assert_eq!(shares(112, 4), Shares { connections: 16, segments: 8, tables: 8 });
+        let refused = shares_of(Some(111), 4).unwrap_err();
+        assert!(matches!(refused, ServeError::TooFewFiles { files: 111, needed: 112, partitions: 4 }));
         assert!(shares_of(Some(1_024), 256).is_err());
     }
 
     #[test]
     fn no_more_is_shared_out_than_there_is() {
-        for files in 104..3_000 {
+        for files in 112..3_000 {
             let Shares { connections, segments, tables } = shares(files, 4);
-            assert!(32 + 4 * 4 + connections + 2 * segments + 2 * tables <= files as usize, "{files}");
+            assert!(40 + 4 * 4 + connections + 2 * segments + 3 * tables <= files as usize, "{files}");
         }
     }
 }

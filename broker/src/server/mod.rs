@@ -160,13 +160,14 @@ fn open(config: &ServerConfig) -> Result<(Log, Stores, Groups, usize), ServeErro
     let log = Log::open(&config.data, Arc::new(Disk), Arc::clone(&clock) as Arc<dyn Clock>, options)?;
     let opened =
         Stores::open_within(&config.data, log.clone(), OPEN_TABLES.min(shares.tables)).map_err(ServeError::from);
-    let opened = opened.and_then(|stores| match Groups::open(&config.data, log.clone(), clock, boot) {
-        Ok(groups) => Ok((stores, groups)),
-        Err(error) => {
-            stores.close();
-            Err(error.into())
-        }
-    });
+    let opened =
+        opened.and_then(|stores| match Groups::open_within(&config.data, log.clone(), clock, boot, shares.tables) {
+            Ok(groups) => Ok((stores, groups)),
+            Err(error) => {
+                stores.close();
+                Err(error.into())
+            }
+        });
     match opened {
         Ok((stores, groups)) => Ok((log, stores, groups, config.max_connections.min(shares.connections))),
         Err(error) => {

@@ -39,7 +39,7 @@ const SAVE_EVERY_BYTES: u64 = 128 << 20;
 const WRITE_BUFFER_BYTES: usize = 8 << 20;
 
 /// Files that are kept open.
-const OPEN_TABLES: usize = 64;
+pub(super) const OPEN_TABLES: usize = 64;
 
 /// The groups' rows, as far as they are applied.
 #[derive(Debug)]
@@ -69,9 +69,9 @@ struct Touched(BTreeMap<(NamespaceId, String), (Option<Kept>, Option<Kept>)>);
 
 impl Ledger {
     /// Opens the rows in `dir`, as far as they have come.
-    pub(super) fn open(dir: &Path, log: Log) -> Result<Ledger, GroupsError> {
+    pub(super) fn open(dir: &Path, log: Log, open_tables: usize) -> Result<Ledger, GroupsError> {
         let failed = |source| GroupsError::Open { dir: dir.to_owned(), source };
-        let mut options = options(OPEN_TABLES).map_err(failed)?;
+        let mut options = options(open_tables).map_err(failed)?;
         options.set_write_buffer_size(WRITE_BUFFER_BYTES);
         let db = DB::open(&options, dir).map_err(failed)?;
         let stop = CancellationToken::new();

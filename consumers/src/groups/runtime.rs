@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 use wire::{Generation, NamespaceId, Offset};
 
 use super::answers::{Ask, Configured, Done, GroupState, Leased, WorkerState};
-use super::apply::Ledger;
+use super::apply::{Ledger, OPEN_TABLES};
 use super::error::GroupsError;
 use super::event::GroupEvent;
 use super::janitor;
@@ -66,7 +66,21 @@ impl Groups {
     /// # Errors
     /// Where the folder can't be read, or is not of this log.
     pub fn open(dir: &Path, log: Log, clock: Arc<dyn Clock>, boot: u64) -> Result<Groups, GroupsError> {
-        let ledger = Arc::new(Ledger::open(&dir.join("groups"), log.clone())?);
+        Groups::open_within(dir, log, clock, boot, OPEN_TABLES)
+    }
+
+    /// The same; at most so many of the groups' files are kept open.
+    ///
+    /// # Errors
+    /// As [`Groups::open`].
+    pub fn open_within(
+        dir: &Path,
+        log: Log,
+        clock: Arc<dyn Clock>,
+        boot: u64,
+        open_tables: usize,
+    ) -> Result<Groups, GroupsError> {
+        let ledger = Arc::new(Ledger::open(&dir.join("groups"), log.clone(), open_tables.min(OPEN_TABLES))?);
         let inner = Arc::new(Inner {
             ledger: Arc::clone(&ledger),
             around: Arc::new(Surroundings { log, clock, metrics: GroupMetrics::new() }),

@@ -13,7 +13,6 @@ use wire::{NamespaceId, Shard};
 
 use crate::offsets::OffsetRow;
 use crate::stores::database::Database;
-use crate::stores::error::StoresError;
 use crate::stores::shards::ShardSet;
 
 /// Frames that all partitions together may be applying, bytes.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use wire::group::{GroupConfig, Order};
 use wire::limits::MAX_TOKENS;
 
@@ -53,6 +53,8 @@ pub(super) struct Driver {
     /// What is to be given back, and why.
     nacks: Vec<(String, String)>,
     leasing: OnItsWay<Vec<Leased>>,
+    /// What was being leased when the worker was told to stop.
+    last_leasing: OnItsWay<Vec<Leased>>,
     acking: OnItsWay<Settled>,
     nacking: OnItsWay<Settled>,
     extending: OnItsWay<Settled>,
@@ -85,6 +87,7 @@ impl Driver {
             acks: Vec::new(),
             nacks: Vec::new(),
             leasing: None,
+            last_leasing: None,
             acking: None,
             nacking: None,
             extending: None,
@@ -130,7 +133,7 @@ impl Driver {
             }
         }
         // Where this fails, its leases end by themselves.
-        let left = self.group.leave(&self.name).await;
+        let left = self.goodbye().await;
         match (self.failure, left) {
             (Some(error), _) => Err(error),
             (None, Err(error)) => {
@@ -139,6 +142,17 @@ impl Driver {
             }
             (None, Ok(())) => Ok(self.worked),
         }
+    }
+
+    /// Leaves. A lease that is still asked for may be granted before the goodbye is heard, or be waiting,
+    /// and is then answered by it: what comes of it is given back by another.
+    async fn goodbye(&mut self) -> Result<(), Error> {
+        let left = self.group.leave(&self.name).await;
+        let Some(leasing) = self.last_leasing.take() else { return left };
+        if timeout(LEASE_WAIT, leasing).await.is_ok_and(|leased| leased.is_ok_and(|leased| leased.is_empty())) {
+            return left;
+        }
+        self.group.leave(&self.name).await
     }
 
     fn is_done(&self) -> bool {
@@ -150,7 +164,7 @@ impl Driver {
     /// the goodbye.
     fn stop(&mut self) {
         self.stopping = true;
-        self.leasing = None;
+        self.last_leasing = self.leasing.take();
         self.hand.drop_waiting();
     }
 
