@@ -295,3 +295,27 @@ fn a_folder_of_another_format_is_refused() {
     assert!(error(r#"{"format":1,"partitions":3}"#).contains("power of two"));
     assert!(!dir.path().join("rows").exists());
 }
+
+#[tokio::test]
+async fn a_sealed_segment_with_the_header_of_another_partition_is_not_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let two = Options { partitions: 2, segment_bytes: 4096, tail_bytes: 0, ..Options::default() };
+    let log = open(dir.path(), &Arc::new(Disk), two).unwrap();
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        let namespace = create(&log, name).await;
+        for _ in 0..20 {
+            append(&log, &namespace, &[&"v".repeat(400)]).await.unwrap();
+        }
+    }
+    log.close();
+    drop(log);
+    let first = |partition: &str| dir.path().join("partitions").join(partition).join("00000000000000000000.log");
+    let mut bytes = std::fs::read(first("000")).unwrap();
+    bytes[..64].copy_from_slice(&std::fs::read(first("001")).unwrap()[..64]);
+    std::fs::write(first("000"), &bytes).unwrap();
+    // Sealed segments are taken at the word of their indexes at a start, so it is found when it is read.
+    let log = open(dir.path(), &Arc::new(Disk), two).unwrap();
+    let error = log.scan(0, 0).read_blocking(1).unwrap_err().to_string();
+    assert!(error.contains("damaged at position 0: the segment's header is not its own"), "{error}");
+    assert!(log.scan(1, 0).read_blocking(1).is_ok());
+}
