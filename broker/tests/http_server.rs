@@ -170,6 +170,7 @@ async fn the_document_describes_every_call() {
         .collect();
     let expected = [
         "delete /v1/namespaces/{ns}",
+        "delete /v1/namespaces/{ns}/groups/{group}",
         "delete /v1/namespaces/{ns}/keys/{key}",
         "get /healthz",
         "get /metrics",
@@ -178,6 +179,8 @@ async fn the_document_describes_every_call() {
         "get /v1/namespaces",
         "get /v1/namespaces/{ns}",
         "get /v1/namespaces/{ns}/events",
+        "get /v1/namespaces/{ns}/groups",
+        "get /v1/namespaces/{ns}/groups/{group}",
         "get /v1/namespaces/{ns}/keys",
         "get /v1/namespaces/{ns}/keys/{key}",
         "get /v1/namespaces/{ns}/rebuild",
@@ -185,9 +188,18 @@ async fn the_document_describes_every_call() {
         "get /v1/objects/{id}",
         "get /v1/objects/{id}/previous",
         "get /v1/stores",
+        "post /v1/namespaces/{ns}/groups/{group}/ack",
+        "post /v1/namespaces/{ns}/groups/{group}/extend",
+        "post /v1/namespaces/{ns}/groups/{group}/lease",
+        "post /v1/namespaces/{ns}/groups/{group}/lease/stream",
+        "post /v1/namespaces/{ns}/groups/{group}/leave",
+        "post /v1/namespaces/{ns}/groups/{group}/nack",
+        "post /v1/namespaces/{ns}/groups/{group}/redrive",
+        "post /v1/namespaces/{ns}/groups/{group}/seek",
         "post /v1/namespaces/{ns}/records",
         "post /v1/stores/{shard}/rebuild",
         "put /v1/namespaces/{ns}",
+        "put /v1/namespaces/{ns}/groups/{group}",
         "put /v1/namespaces/{ns}/keys/{key}",
     ];
     assert_eq!(calls, expected.map(str::to_owned).into());
