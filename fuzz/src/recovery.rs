@@ -297,7 +297,12 @@ fn forge(input: &mut Unstructured<'_>, files: &mut Files) -> Taken<()> {
 fn start(files: &Files) {
     let dir = folder();
     let storage = storage_of(files, dir.path());
-    let before = check(&storage, dir.path(), |_| {}).unwrap();
+    let before = match check(&storage, dir.path(), |_| {}) {
+        Ok(report) => report,
+        // Nothing can be judged then, a start only must not panic.
+        Err(OpenError::FrameVersion { .. }) => return drop(open(&storage, dir.path())),
+        Err(other) => panic!("{other}"),
+    };
     let (log, mut driver) = match open(&storage, dir.path()) {
         Ok(opened) => opened,
         Err(error) => {

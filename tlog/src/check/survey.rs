@@ -200,7 +200,7 @@ impl Surveyor<'_> {
             last.end = end.max(last.base);
             return Ok(None);
         };
-        let durable = durable_end(file, end).map_err(|source| io_error(&last.path, source))?;
+        let durable = durable_end(file, end)?;
         last.end = durable;
         let sealed = self.index(last.base).map(|index| index.header().end).filter(|sealed| *sealed < durable);
         let Some(sealed) = sealed else {
@@ -266,17 +266,15 @@ impl Survivors<'_, '_> {
                     Ok(None) if at == end => return Ok(whole),
                     Ok(None) => break (at, "the segment ends too early".to_owned(), end),
                     Err(ScanError::Io(source)) => return Err(io(source)),
-                    // It is whole, and no damage: only a later version can read it.
                     Err(ScanError::Frame(FrameError::BadVersion(found))) => {
-                        let file = file.path.clone();
-                        return Err(OpenError::FrameVersion { file, position: at, found, known: VERSION });
+                        return Err(later_version(file, at, found));
                     }
                     Err(error) => break (at, error.to_string(), at + 1),
                 }
             };
             whole = None;
             self.open_hole(index, at, reason);
-            match next_frame(file, behind, end).map_err(io)? {
+            match next_frame(file, behind, end)? {
                 Some(frame) => position = frame.position(),
                 None => return Ok(None),
             }
@@ -359,13 +357,19 @@ impl Surveyor<'_> {
     }
 }
 
+/// What a frame of a later version is to a check: whole, and no damage, but nothing that it can judge.
+fn later_version(file: &SegmentFile, position: Position, found: u8) -> OpenError {
+    OpenError::FrameVersion { file: file.path.clone(), position, found, known: VERSION }
+}
+
 /// The first whole frame at `from` or behind, and before `end`, that says that it belongs there.
-fn next_frame(file: &SegmentFile, from: Position, end: Position) -> io::Result<Option<Frame>> {
-    let end = end.min(file.base + file.file.len()?.saturating_sub(HEADER_BYTES as u64));
+fn next_frame(file: &SegmentFile, from: Position, end: Position) -> Result<Option<Frame>, OpenError> {
+    let io = |source| io_error(&file.path, source);
+    let end = end.min(file.base + file.file.len().map_err(io)?.saturating_sub(HEADER_BYTES as u64));
     let mut begin = from;
     while begin + (HINT_BYTES as u64) < end {
         let mut part = vec![0; (end - begin).min(SEARCH_BYTES) as usize];
-        file.file.read_at(&mut part, file.place(begin))?;
+        file.file.read_at(&mut part, file.place(begin)).map_err(io)?;
         for at in memchr::memmem::find_iter(&part, &MAGIC) {
             let position = begin + at as u64;
             let Some(hint) = part.get(at..at + HINT_BYTES) else { break };
@@ -375,10 +379,10 @@ fn next_frame(file: &SegmentFile, from: Position, end: Position) -> io::Result<O
                 continue;
             }
             let mut bytes = BytesMut::zeroed(length);
-            file.file.read_at(&mut bytes, file.place(position))?;
+            file.file.read_at(&mut bytes, file.place(position)).map_err(io)?;
             match Frame::decode(bytes.freeze()) {
                 Ok(frame) => return Ok(Some(frame)),
-                Err(error @ FrameError::BadVersion(_)) => return Err(io::Error::other(error.to_string())),
+                Err(FrameError::BadVersion(found)) => return Err(later_version(file, position, found)),
                 Err(_) => {}
             }
         }
@@ -389,16 +393,17 @@ fn next_frame(file: &SegmentFile, from: Position, end: Position) -> io::Result<O
 }
 
 /// The position behind all that was durable in the last segment. `applied` is what others stand for.
-fn durable_end(file: &SegmentFile, applied: Position) -> io::Result<Position> {
+fn durable_end(file: &SegmentFile, applied: Position) -> Result<Position, OpenError> {
+    let io = |source| io_error(&file.path, source);
     let mut position = file.base;
     loop {
-        let mut scan = FrameScan::new(file, position, Position::MAX)?;
+        let mut scan = FrameScan::new(file, position, Position::MAX).map_err(io)?;
         let end = loop {
             match scan.next() {
                 Ok(Some(_)) => {}
-                Err(ScanError::Io(error)) => return Err(error),
-                Err(ScanError::Frame(error @ FrameError::BadVersion(_))) => {
-                    return Err(io::Error::other(error.to_string()));
+                Err(ScanError::Io(error)) => return Err(io(error)),
+                Err(ScanError::Frame(FrameError::BadVersion(found))) => {
+                    return Err(later_version(file, scan.position(), found));
                 }
                 Ok(None) | Err(_) => break scan.position(),
             }
@@ -415,7 +420,7 @@ fn durable_end(file: &SegmentFile, applied: Position) -> io::Result<Position> {
             (None, Some(first)) if first < applied => first,
             _ => applied,
         };
-        if position >= file.base + file.file.len()?.saturating_sub(HEADER_BYTES as u64) {
+        if position >= file.base + file.file.len().map_err(io)?.saturating_sub(HEADER_BYTES as u64) {
             return Ok(position);
         }
     }
