@@ -8,12 +8,14 @@
 //! 1  4  namespace id
 //! 5  4  generation
 //! 9     created only:  name length u16, name, configuration as JSON
-//!       consumers':    bytes that the log keeps and does not read
+//!       consumers':    next offset u64, bytes that the log keeps and does not read
 //! ```
 
 use bytes::Bytes;
 use wire::loss::Known;
-use wire::{Draft, DraftError, Frame, Generation, NamespaceConfig, NamespaceId, NamespaceName, NewRecord, Record};
+use wire::{
+    Draft, DraftError, Frame, Generation, NamespaceConfig, NamespaceId, NamespaceName, NewRecord, Offset, Record,
+};
 
 const CREATED: u8 = 1;
 const DELETED: u8 = 2;
@@ -41,12 +43,16 @@ pub enum ControlEvent {
         /// Which use of the id.
         generation: Generation,
     },
-    /// Something happened to the namespace's consumers, such as an ack.
+    /// Something happened to the namespace's consumers, such as an ack. One of namespace 0 is of the partition as
+    /// a whole.
     Consumers {
         /// The namespace's id.
         id: NamespaceId,
         /// Which use of the id.
         generation: Generation,
+        /// The next offset of that namespace at this place in the log: what stands before this event has lower
+        /// ones. For an event of namespace 0 it is the event's own.
+        next_offset: Offset,
         /// What: the consumers know.
         event: Bytes,
     },
@@ -89,7 +95,10 @@ impl ControlEvent {
                 value.extend_from_slice(config_text(config).as_bytes());
             }
             ControlEvent::Deleted { .. } => {}
-            ControlEvent::Consumers { event, .. } => value.extend_from_slice(event),
+            ControlEvent::Consumers { next_offset, event, .. } => {
+                value.extend_from_slice(&next_offset.to_le_bytes());
+                value.extend_from_slice(event);
+            }
         }
         value
     }
@@ -128,7 +137,11 @@ impl ControlEvent {
             }
             DELETED if rest.is_empty() => Ok(ControlEvent::Deleted { id, generation }),
             DELETED => Err(wrong("bytes follow it")),
-            CONSUMERS => Ok(ControlEvent::Consumers { id, generation, event: Bytes::copy_from_slice(rest) }),
+            CONSUMERS => {
+                let (next_offset, event) = rest.split_first_chunk().ok_or(wrong("its offset is cut off"))?;
+                let (next_offset, event) = (u64::from_le_bytes(*next_offset), Bytes::copy_from_slice(event));
+                Ok(ControlEvent::Consumers { id, generation, next_offset, event })
+            }
             _ => Err(ControlError(format!("event {event} is unknown"))),
         }
     }
@@ -162,8 +175,9 @@ mod tests {
         assert_eq!(round_trip(&created), Ok(created.clone()));
         assert_eq!(created.encode_shortest(), b"\x01\x03\x02\x01\0\x01\0\0\0\x06\0orders{}");
         assert_eq!(ControlEvent::of_value(&created.encode_shortest()), Ok(created));
-        let consumers = ControlEvent::Consumers { id, generation: 7, event: Bytes::from_static(b"ack") };
-        assert_eq!(consumers.encode(), b"\x03\x03\x02\x01\0\x07\0\0\0ack");
+        let event = Bytes::from_static(b"ack");
+        let consumers = ControlEvent::Consumers { id, generation: 7, next_offset: 9, event };
+        assert_eq!(consumers.encode(), b"\x03\x03\x02\x01\0\x07\0\0\0\x09\0\0\0\0\0\0\0ack");
         assert_eq!(round_trip(&consumers), Ok(consumers));
     }
 

@@ -98,7 +98,7 @@ pub use log::{Appended, Log};
 pub use namespace::Namespace;
 pub use options::{Clock, Options};
 pub use partition::Watermark;
-pub use queue::{Append, Created};
+pub use queue::{Append, Created, Noted};
 pub use reader::{Reader, Scan};
 pub use shared_frame::{FrameText, SharedFrame};
 pub use storage::{Disk, Memory, Storage};

@@ -10,7 +10,7 @@ use quick_cache::sync::Cache;
 use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
 use wire::limits::{MAX_EVENT_BYTES, MAX_RECORD_BYTES};
-use wire::{Frame, NamespaceConfig, NamespaceId, NamespaceName, Offset, Position};
+use wire::{Frame, Generation, NamespaceConfig, NamespaceId, NamespaceName, Offset, Position};
 
 use crate::driver::{Driver, Turn};
 use crate::error::{AppendError, OpenError, ReadError};
@@ -23,7 +23,7 @@ use crate::metrics::{AppendMetrics, JournalMetrics};
 use crate::namespace::Namespace;
 use crate::options::{Clock, Options};
 use crate::partition::{Shared, Watermark};
-use crate::queue::{Append, Created, Queue, Reply, Request, Stored};
+use crate::queue::{Append, Created, Noted, Queue, Reply, Request, Stored};
 use crate::reader::{Reader, Scan};
 use crate::recent::Recent;
 use crate::recovery::{Recovered, Recovery};
@@ -172,16 +172,22 @@ impl Log {
     }
 
     /// Appends an event of a namespace's consumers, such as an ack; durable when this returns (invariant
-    /// 1). It comes out of [`Log::scan`] as a control frame; answers the position behind it.
+    /// 1). It comes out of [`Log::scan`] as a control frame.
     ///
     /// # Errors
     /// Where the namespace does not exist any more, and as [`Log::append`].
-    pub async fn append_event(&self, namespace: &Namespace, event: Bytes) -> Result<Position, AppendError> {
-        if event.len() > MAX_EVENT_BYTES {
-            return Err(AppendError::RecordTooLarge { bytes: event.len(), limit: MAX_EVENT_BYTES as u32 });
-        }
-        let partition = self.0.partition_of(namespace);
-        partition.ask(|reply| Request::Event { namespace: namespace.clone(), event, reply }).await
+    pub async fn append_event(&self, namespace: &Namespace, event: Bytes) -> Result<Noted, AppendError> {
+        let (id, generation) = (namespace.id(), namespace.generation());
+        self.0.event(self.0.partition_of(namespace), id, generation, event).await
+    }
+
+    /// Appends an event of what lives in a partition and is of no namespace, such as a lock. Its offset among
+    /// the control records of the partition is never given twice (invariant 3), and only grows.
+    ///
+    /// # Errors
+    /// As [`Log::append_event`].
+    pub async fn append_partition_event(&self, partition: u16, event: Bytes) -> Result<Noted, AppendError> {
+        self.0.event(self.0.partition(partition), NamespaceId::CONTROL, 0, event).await
     }
 
     /// Appends a batch; durable when this returns (invariant 1).
@@ -280,6 +286,19 @@ impl Inner {
 
     pub(crate) fn shared(&self, partition: u16) -> &Arc<Shared> {
         &self.partition(partition).shared
+    }
+
+    async fn event(
+        &self,
+        partition: &Partition,
+        id: NamespaceId,
+        generation: Generation,
+        event: Bytes,
+    ) -> Result<Noted, AppendError> {
+        if event.len() > MAX_EVENT_BYTES {
+            return Err(AppendError::RecordTooLarge { bytes: event.len(), limit: MAX_EVENT_BYTES as u32 });
+        }
+        partition.ask(|reply| Request::Event { id, generation, event, reply }).await
     }
 
     pub(crate) fn partition_dir(&self, partition: u16) -> PathBuf {

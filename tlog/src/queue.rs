@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
-use wire::{Draft, Frame, NamespaceConfig, NamespaceName, Offset, Position, Producer};
+use wire::{Draft, Frame, Generation, NamespaceConfig, NamespaceId, NamespaceName, Offset, Position, Producer};
 
 use crate::error::AppendError;
 use crate::namespace::Namespace;
@@ -36,6 +36,15 @@ pub struct Created {
     pub new: bool,
 }
 
+/// An event of consumers that is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Noted {
+    /// The next offset of its namespace at its place in the log; of an event of a partition its own offset.
+    pub next_offset: Offset,
+    /// The position behind it.
+    pub end: Position,
+}
+
 /// What became of an append.
 #[derive(Debug)]
 pub(crate) enum Stored {
@@ -51,7 +60,7 @@ pub(crate) enum Request {
     Append { namespace: Namespace, append: Append, reply: Reply<Stored> },
     Create { name: NamespaceName, config: NamespaceConfig, reply: Reply<Created> },
     Delete { namespace: Namespace, reply: Reply<()> },
-    Event { namespace: Namespace, event: Bytes, reply: Reply<Position> },
+    Event { id: NamespaceId, generation: Generation, event: Bytes, reply: Reply<Noted> },
 }
 
 /// What a request without records counts as, bytes.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tracing::error;
-use wire::{Draft, Frame, NamespaceConfig, NamespaceId, NamespaceName, Place, Position, Producer};
+use wire::{Draft, Frame, Generation, NamespaceConfig, NamespaceId, NamespaceName, Offset, Place, Position, Producer};
 
 use crate::control::ControlEvent;
 use crate::error::AppendError;
@@ -18,7 +18,7 @@ use crate::namespace::Namespace;
 use crate::options::Clock;
 use crate::partition::{Shared, Watermark};
 use crate::producer::{ProducerState, Verdict};
-use crate::queue::{Append, Created, Queue, Reply, Request, Stored};
+use crate::queue::{Append, Created, Noted, Queue, Reply, Request, Stored};
 use crate::shared_frame::SharedFrame;
 use crate::state::{ApplyError, State};
 
@@ -51,7 +51,7 @@ enum Answer {
     Append(Reply<Stored>, Result<Stored, AppendError>),
     Create(Reply<Created>, Result<Created, AppendError>),
     Delete(Reply<()>, Result<(), AppendError>),
-    Event(Reply<Position>, Result<Position, AppendError>),
+    Event(Reply<Noted>, Result<Noted, AppendError>),
 }
 
 impl Answer {
@@ -111,7 +111,9 @@ impl Sequencer {
                 Request::Append { namespace, append, reply } => Answer::Append(reply, self.append(&namespace, append)),
                 Request::Create { name, config, reply } => Answer::Create(reply, self.create(name, config)),
                 Request::Delete { namespace, reply } => Answer::Delete(reply, self.delete(&namespace)),
-                Request::Event { namespace, event, reply } => Answer::Event(reply, self.event(&namespace, event)),
+                Request::Event { id, generation, event, reply } => {
+                    Answer::Event(reply, self.event(id, generation, event))
+                }
             };
             self.commit.answers.push(answer);
         }
@@ -158,21 +160,22 @@ impl Sequencer {
     }
 
     fn delete(&mut self, namespace: &Namespace) -> Result<(), AppendError> {
-        self.existing(namespace)?;
-        self.place_event(&ControlEvent::Deleted { id: namespace.id(), generation: namespace.generation() }).map(drop)
-    }
-
-    fn event(&mut self, namespace: &Namespace, event: Bytes) -> Result<Position, AppendError> {
-        self.existing(namespace)?;
         let (id, generation) = (namespace.id(), namespace.generation());
-        self.place_event(&ControlEvent::Consumers { id, generation, event })
+        self.existing(id, generation)?;
+        self.place_event(&ControlEvent::Deleted { id, generation }).map(drop)
     }
 
-    /// That the partition takes writes, and the namespace exists.
-    fn existing(&mut self, namespace: &Namespace) -> Result<(), AppendError> {
+    fn event(&mut self, id: NamespaceId, generation: Generation, event: Bytes) -> Result<Noted, AppendError> {
+        let next_offset = self.existing(id, generation)?;
+        let end = self.place_event(&ControlEvent::Consumers { id, generation, next_offset, event })?;
+        Ok(Noted { next_offset, end })
+    }
+
+    /// The next offset of a namespace, if it exists and the partition takes writes.
+    fn existing(&mut self, id: NamespaceId, generation: Generation) -> Result<Offset, AppendError> {
         self.writable()?;
-        match self.state.head(namespace.id())? {
-            Some(head) if head.generation == namespace.generation() => Ok(()),
+        match self.state.head(id)? {
+            Some(head) if head.generation == generation => Ok(head.next_offset),
             _ => Err(AppendError::NamespaceNotFound),
         }
     }

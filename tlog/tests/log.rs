@@ -9,7 +9,7 @@ use bytes::Bytes;
 use support::{append, batch, create, open, producer, read_all, small, values};
 use tlog::{Append, AppendError, ControlEvent, Disk, Memory, ReadError};
 use wire::limits::MAX_EVENT_BYTES;
-use wire::{NamespaceConfig, NamespaceName};
+use wire::{NamespaceConfig, NamespaceId, NamespaceName};
 
 #[tokio::test]
 async fn a_batch_is_one_frame_and_offsets_go_on() {
@@ -302,10 +302,15 @@ async fn events_of_consumers_are_durable_control_records() {
     let storage = Arc::new(Memory::new());
     let log = open(dir.path(), &storage, small()).unwrap();
     let orders = create(&log, "orders").await;
+    append(&log, &orders, &["a", "b"]).await.unwrap();
     let partition = orders.id().partition(log.partitions());
     let before = log.watermark(partition).borrow().position;
     let event = Bytes::from_static(b"acked 1 to 5");
-    let end = log.append_event(&orders, event.clone()).await.unwrap();
+    let noted = log.append_event(&orders, event.clone()).await.unwrap();
+    assert_eq!(noted.next_offset, 2);
+    let of_partition = log.append_partition_event(partition, event.clone()).await.unwrap();
+    let again = log.append_partition_event(partition, event.clone()).await.unwrap();
+    assert_eq!(again.next_offset, of_partition.next_offset + 1);
     let too_large = log.append_event(&orders, vec![0; MAX_EVENT_BYTES + 1].into()).await;
     assert!(matches!(too_large, Err(AppendError::RecordTooLarge { .. })));
     log.delete(&orders).await.unwrap();
@@ -313,8 +318,13 @@ async fn events_of_consumers_are_durable_control_records() {
     drop(log);
 
     let log = open(dir.path(), &storage, small()).unwrap();
-    let frames = log.scan(partition, before).read_blocking(1).unwrap();
-    assert_eq!(frames[0].end(), end);
-    let events: Vec<_> = ControlEvent::all_in(&frames[0]).map(Result::unwrap).collect();
-    assert_eq!(events, [ControlEvent::Consumers { id: orders.id(), generation: orders.generation(), event }]);
+    let frames = log.scan(partition, before).read_blocking(1 << 20).unwrap();
+    let ends: Vec<_> = frames.iter().map(|frame| frame.end()).take(3).collect();
+    assert_eq!(ends, [noted.end, of_partition.end, again.end]);
+    assert_eq!(frames[1].base_offset(), of_partition.next_offset, "its own offset");
+    let events: Vec<_> = frames[..2].iter().flat_map(ControlEvent::all_in).map(Result::unwrap).collect();
+    let (id, generation) = (orders.id(), orders.generation());
+    let of_orders = ControlEvent::Consumers { id, generation, next_offset: 2, event: event.clone() };
+    let (id, next_offset) = (NamespaceId::CONTROL, of_partition.next_offset);
+    assert_eq!(events, [of_orders, ControlEvent::Consumers { id, generation: 0, next_offset, event }]);
 }

@@ -255,7 +255,8 @@ impl Touched {
             match event? {
                 ControlEvent::Created { .. } => {}
                 ControlEvent::Deleted { id, .. } => self.forget(db, id)?,
-                ControlEvent::Consumers { id, generation, event } => self.take(db, id, generation, &event)?,
+                ControlEvent::Consumers { id, .. } if id == NamespaceId::CONTROL => {}
+                ControlEvent::Consumers { id, generation, event, .. } => self.take(db, id, generation, &event)?,
             }
         }
         Ok(())

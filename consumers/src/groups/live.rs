@@ -177,7 +177,8 @@ impl Live {
     pub(super) fn queue(&self, event: &GroupEvent) -> Result<Commit, GroupsError> {
         let bytes = Bytes::from(event.encode(&self.name)?);
         let (log, namespace) = (self.around.log.clone(), self.namespace.clone());
-        let mut commit: Commit = Box::pin(async move { log.append_event(&namespace, bytes).await });
+        let mut commit: Commit =
+            Box::pin(async move { log.append_event(&namespace, bytes).await.map(|noted| noted.end) });
         // The first poll puts it into the partition's queue, or is refused.
         match commit.as_mut().now_or_never() {
             None => Ok(commit),
