@@ -105,9 +105,9 @@ pub enum ServeError {
     /// The stores can't be opened.
     #[error("the stores: {0}")]
     Stores(#[from] consumers::StoresError),
-    /// The groups can't be opened.
-    #[error("the groups: {0}")]
-    Groups(#[from] consumers::groups::GroupsError),
+    /// The ledger can't be opened.
+    #[error("the ledger: {0}")]
+    Ledger(#[from] consumers::LedgerError),
     /// The system gives no random numbers.
     #[error("the system gives no random numbers: {0}")]
     NoRandomness(String),

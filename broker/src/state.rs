@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use consumers::Stores;
 use consumers::groups::Groups;
+use consumers::{Ledger, Stores};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tlog::{Log, Namespace};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,8 @@ pub(crate) struct Broker {
     pub(crate) log: Log,
     /// The stores that are made from it.
     pub(crate) stores: Stores,
+    /// What is kept of those who work on its records.
+    pub(crate) ledger: Arc<Ledger>,
     /// Who works on its records.
     pub(crate) groups: Groups,
     /// Cancelled when shutdown begins: streams and waits end.

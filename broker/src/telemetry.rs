@@ -67,7 +67,7 @@ fn describe() {
     describe_counter!("tlog_group_dead_records_total", "Records that are given up on after their last delivery.");
     describe_counter!("tlog_group_dead_letters_total", "Dead letters that were published.");
     describe_counter!(
-        "tlog_group_apply_errors_total",
+        "tlog_ledger_apply_errors_total",
         "Events that could not be applied to rows; they are tried again."
     );
 }

@@ -11,6 +11,7 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`offsets`] | how far a consumer has come in each partition |
+//! | [`Ledger`] | the rows that are made of control frames: what groups keep |
 //! | [`groups`] | who works on which record: what consumer groups do and keep |
 //! | `stores` | the 256 materialized stores: opening them, and what can be asked |
 //! | `stores::rows` | every row, byte by byte |
@@ -49,12 +50,14 @@ macro_rules! mutant {
 
 pub mod groups;
 mod insist;
+mod ledger;
 #[cfg(feature = "mutants")]
 pub mod mutants;
 pub mod offsets;
 mod stores;
 
 pub use groups::Groups;
+pub use ledger::{Ledger, LedgerError};
 pub use stores::{
     KeyPage, KeyRange, OPEN_TABLES, RawRow, StoreState, StoredRecord, Stores, StoresCheck, StoresDriver, StoresError,
 };

@@ -31,8 +31,8 @@ pub enum Consumer {
     Stores,
     /// The rebuild of one store; it has rows only as long as it takes.
     Rebuild(Shard),
-    /// The rows of consumer groups.
-    Groups,
+    /// The ledger: what groups keep.
+    Ledger,
 }
 
 impl Consumer {
@@ -40,7 +40,7 @@ impl Consumer {
         let (consumer, shard) = match self {
             Consumer::Stores => (0, 0),
             Consumer::Rebuild(shard) => (1, shard.0),
-            Consumer::Groups => (2, 0),
+            Consumer::Ledger => (2, 0),
         };
         let [a, b] = partition.to_be_bytes();
         [TAG, consumer, shard, a, b]
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn golden_keys() {
         assert_eq!(Consumer::Stores.key(0x0102), *b"p\0\0\x01\x02");
-        assert_eq!(Consumer::Groups.key(1), *b"p\x02\0\0\x01");
+        assert_eq!(Consumer::Ledger.key(1), *b"p\x02\0\0\x01");
         assert_eq!(Consumer::Rebuild(Shard(0x3f)).key(1), *b"p\x01\x3f\0\x01");
     }
 }

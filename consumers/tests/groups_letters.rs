@@ -122,7 +122,7 @@ async fn letters_are_stored_once_whenever_the_process_ends() {
     assert_eq!(from, (0..given_up).collect::<Vec<_>>());
     assert_eq!((given_up, team.floor().await), (120, 120));
     assert_eq!(log.head(&dead).unwrap().next_offset, given_up);
-    groups.close();
+    groups.ledger().close();
     drop((team, groups));
     // Rows that come back from the log agree, and no letter is left among them.
     let check = fixture.groups(&log, &clock);

@@ -149,7 +149,7 @@ async fn run(seed: u64) {
             4 => {
                 let kind = random.below(5);
                 if kind == 0 {
-                    groups.close();
+                    groups.ledger().close();
                 }
                 models.iter_mut().for_each(|model| model.team = None);
                 drop(groups);

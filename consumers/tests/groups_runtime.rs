@@ -36,7 +36,7 @@ async fn what_is_acked_stays_acked_and_rows_come_back_to_the_same_bytes() {
         join_all(acks.iter().map(|leased| team.ack(leased))).await;
         acked.extend(acks.iter().map(|leased| leased[0].token.offset));
         if round % 2 == 0 {
-            groups.close();
+            groups.ledger().close();
         }
         drop((team, groups));
         if round == 3 {
@@ -48,7 +48,7 @@ async fn what_is_acked_stays_acked_and_rows_come_back_to_the_same_bytes() {
     let state = groups.state(&namespace, &team.name).await.unwrap();
     let floor = (0..).find(|offset| !acked.contains(offset)).unwrap();
     assert_eq!((state.floor, state.lag_records), (floor, 100 - acked.len() as u64));
-    groups.close();
+    groups.ledger().close();
     drop((team, groups));
     // Where the other partition has come to does not matter.
     let rows = || fixture.group_rows().into_iter().filter(|(key, _)| key[0] != b'p').collect::<Vec<_>>();
@@ -56,7 +56,7 @@ async fn what_is_acked_stays_acked_and_rows_come_back_to_the_same_bytes() {
     fixture.delete_groups();
     let groups = fixture.groups(&log, &clock);
     groups.state(&namespace, &name("work")).await.unwrap();
-    groups.close();
+    groups.ledger().close();
     drop(groups);
     assert_eq!(before, rows());
     assert_eq!(before.len(), 2);
@@ -70,13 +70,13 @@ async fn rows_that_are_older_than_the_log_catch_up_before_anything_is_leased() {
     publish(&log, &namespace, 20, no_key).await;
     let groups = fixture.groups(&log, &clock);
     let team = Team::new(&groups, &namespace, "work", config()).await;
-    groups.close();
+    groups.ledger().close();
     drop((team, groups));
     fixture.copy_groups("older");
     let groups = fixture.groups(&log, &clock);
     let team = Team::existing(&groups, &namespace, "work");
     team.ack(&team.lease("a", 7).await).await;
-    groups.close();
+    groups.ledger().close();
     drop((team, groups));
     fixture.restore_groups("older");
     let groups = fixture.groups(&log, &clock);
@@ -191,7 +191,7 @@ async fn who_waits_is_woken_by_records_acks_seeks_goodbyes_and_the_end() {
     // Its groups go with it: also their rows.
     let other = create(&log, "orders").await;
     assert!(matches!(groups.state(&other, &team.name).await, Err(GroupsError::GroupNotFound)));
-    groups.close();
+    groups.ledger().close();
     drop((team, groups));
     assert!(fixture.group_rows().iter().all(|(key, _)| key[0] != b'g'));
 }

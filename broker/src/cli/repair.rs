@@ -52,7 +52,7 @@ pub(crate) fn run(args: &RepairArgs) -> Result<(), CliError> {
         plan.set_aside("stores");
     }
     if plan.loses() {
-        plan.set_aside("groups");
+        plan.set_aside("ledger");
     }
     let mut report = plan.report().clone();
     stores.into_iter().for_each(|fault| report.derived(fault));

@@ -31,7 +31,7 @@ pub(super) struct Shares {
     pub(super) connections: usize,
     /// Sealed segments; each has an index beside it.
     pub(super) segments: usize,
-    /// Tables of the log's rows, and as many of the stores' and of the groups'.
+    /// Tables of the log's rows, and as many of the stores' and of the ledger's.
     pub(super) tables: usize,
 }
 

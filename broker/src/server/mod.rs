@@ -5,7 +5,7 @@
 //!          │ shutdown
 //!          ├─ no more connections; streams and waits end; requests in flight are answered
 //!          ├─ what is still open after `drain` is cut off
-//!          └─ groups, stores, then log: closed
+//!          └─ ledger, stores, then log: closed
 //! ```
 
 mod connection;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use consumers::groups::Groups;
-use consumers::{OPEN_TABLES, Stores};
+use consumers::{Ledger, OPEN_TABLES, Stores};
 use tlog::storage::Disk;
 use tlog::{Clock, Log};
 use tokio::net::{TcpListener, TcpStream};
@@ -76,11 +76,17 @@ impl Server {
         let address = listener.local_addr().map_err(not_listening)?;
         let metrics = telemetry::install()?;
         let opening = config.clone();
-        let (log, stores, groups, connections_at_once) = tokio::task::spawn_blocking(move || open(&opening)).await??;
+        // Tokens of another life of the broker hold no more: this tells them apart.
+        let boot = getrandom::u64().map_err(|error| ServeError::NoRandomness(error.to_string()))?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let logs_clock = Arc::clone(&clock);
+        let opened = tokio::task::spawn_blocking(move || open(&opening, logs_clock)).await??;
+        let Opened { log, stores, ledger, connections_at_once } = opened;
         let broker = Arc::new(Broker {
             log,
             stores,
-            groups,
+            groups: Groups::new(Arc::clone(&ledger), clock, boot),
+            ledger,
             closing: CancellationToken::new(),
             timeouts: config.timeouts,
             bodies: BodyBudget::default(),
@@ -135,7 +141,7 @@ impl Server {
         }
         watch.await?;
         tokio::task::spawn_blocking(move || {
-            broker.groups.close();
+            broker.ledger.close();
             broker.stores.close();
             broker.log.close();
         })
@@ -145,8 +151,17 @@ impl Server {
     }
 }
 
-/// Blocking: recovers the log and opens stores and groups, and says how many connections there may be beside them.
-fn open(config: &ServerConfig) -> Result<(Log, Stores, Groups, usize), ServeError> {
+/// What a data folder is made into.
+struct Opened {
+    log: Log,
+    stores: Stores,
+    ledger: Arc<Ledger>,
+    /// How many connections there may be beside them.
+    connections_at_once: usize,
+}
+
+/// Blocking: recovers the log, and opens stores and ledger.
+fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Opened, ServeError> {
     let partitions = tlog::partitions_of(&Disk, &config.data)?.unwrap_or(config.log.partitions);
     let shares = files::share_out(config, partitions)?;
     let options = tlog::Options {
@@ -154,22 +169,19 @@ fn open(config: &ServerConfig) -> Result<(Log, Stores, Groups, usize), ServeErro
         open_tables: config.log.open_tables.min(shares.tables),
         ..config.log
     };
-    // Tokens of another life of the broker hold no more: this tells them apart.
-    let boot = getrandom::u64().map_err(|error| ServeError::NoRandomness(error.to_string()))?;
-    let clock = Arc::new(SystemClock::default());
-    let log = Log::open(&config.data, Arc::new(Disk), Arc::clone(&clock) as Arc<dyn Clock>, options)?;
+    let connections_at_once = config.max_connections.min(shares.connections);
+    let log = Log::open(&config.data, Arc::new(Disk), clock, options)?;
     let opened =
         Stores::open_within(&config.data, log.clone(), OPEN_TABLES.min(shares.tables)).map_err(ServeError::from);
-    let opened =
-        opened.and_then(|stores| match Groups::open_within(&config.data, log.clone(), clock, boot, shares.tables) {
-            Ok(groups) => Ok((stores, groups)),
-            Err(error) => {
-                stores.close();
-                Err(error.into())
-            }
-        });
+    let opened = opened.and_then(|stores| match Ledger::open(&config.data, log.clone(), shares.tables) {
+        Ok(ledger) => Ok((stores, ledger)),
+        Err(error) => {
+            stores.close();
+            Err(error.into())
+        }
+    });
     match opened {
-        Ok((stores, groups)) => Ok((log, stores, groups, config.max_connections.min(shares.connections))),
+        Ok((stores, ledger)) => Ok(Opened { log, stores, ledger, connections_at_once }),
         Err(error) => {
             log.close();
             Err(error)

@@ -28,7 +28,7 @@ pub fn lose(data: &Path, namespace: u32, ranges: &[Range<u64>]) {
         }
     }
     assert_eq!(lost, ranges.len(), "each range stands in one segment");
-    for derived in ["rows", "stores", "groups"] {
+    for derived in ["rows", "stores", "ledger"] {
         if data.join(derived).exists() {
             std::fs::remove_dir_all(data.join(derived)).unwrap();
         }

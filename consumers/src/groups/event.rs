@@ -23,7 +23,7 @@ use wire::limits::{MAX_DEAD_ERROR_BYTES, MAX_GROUP_EVENT_BYTES};
 use wire::name::check_group;
 use wire::{NameError, Offset};
 
-use super::codec::{Malformed, Reader, put_offset, put_ranges, put_varint};
+use crate::ledger::codec::{Malformed, Reader, put_offset, put_ranges, put_varint};
 use wire::group::GroupConfig;
 
 const CONFIGURED: u8 = 1;

@@ -8,6 +8,7 @@ use tracing::{error, warn};
 use super::error::GroupsError;
 use super::letters;
 use super::live::{Live, State};
+use super::rows;
 use super::runtime::Inner;
 
 /// How often it looks, while any group is in memory.
@@ -25,7 +26,7 @@ const NANOS_PER_MS: u64 = 1_000_000;
 
 /// Runs until the groups are closed or gone.
 pub(super) async fn run(groups: Weak<Inner>) {
-    let Some((stop, wake)) = groups.upgrade().map(|inner| (inner.ledger.stop.clone(), Arc::clone(&inner.loaded)))
+    let Some((stop, wake)) = groups.upgrade().map(|inner| (inner.ledger.closed().clone(), Arc::clone(&inner.loaded)))
     else {
         return;
     };
@@ -63,7 +64,7 @@ async fn load_letters(groups: &Weak<Inner>) -> Result<(), GroupsError> {
         }
     }
     let Some(ledger) = ledger.upgrade() else { return Ok(()) };
-    let found = ledger.with_letters()?;
+    let found = rows::with_letters(ledger.db())?;
     drop(ledger);
     for (id, group) in found {
         let Some(inner) = groups.upgrade() else { return Ok(()) };

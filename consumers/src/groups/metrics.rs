@@ -32,8 +32,3 @@ impl GroupMetrics {
         }
     }
 }
-
-/// How often applying a partition's events has failed and was tried again.
-pub(super) fn apply_errors(partition: u16) -> Counter {
-    counter!("tlog_group_apply_errors_total", "partition" => partition.to_string())
-}

@@ -20,7 +20,6 @@
 //! | file | what it knows |
 //! |---|---|
 //! | `event.rs` | what happens to a group and must survive, byte by byte |
-//! | `codec.rs` | what events and rows are made of: varints, offsets, ranges |
 //! | `progress.rs` | what a group has done: floor, bitset, attempts |
 //! | `dispatch.rs` | what is leased to whom: the state machine |
 //! | `window.rs` | the records that are read and not settled, each in a slot |
@@ -30,7 +29,7 @@
 //! | `token.rs` | what a worker shows to settle a record |
 //! | `kept.rs` | what is kept of a group: a function of its events |
 //! | `rows.rs` | that as rows, byte by byte |
-//! | `apply.rs` | who makes the rows: a thread a partition |
+//! | `changes.rs` | events become changes of rows |
 //! | `live.rs`, `frames.rs` | a group in memory: waiting leases, events under way, frames |
 //! | `runtime.rs`, `answers.rs` | what can be asked, and which groups are in memory |
 //! | `janitor.rs` | what is due: lapsed leases, retries, absent workers, idle groups |
@@ -38,8 +37,7 @@
 //! | `seek.rs` | where a group can be moved to |
 
 mod answers;
-mod apply;
-mod codec;
+mod changes;
 mod dispatch;
 mod error;
 mod event;
@@ -59,6 +57,8 @@ mod timers;
 mod token;
 mod window;
 mod workers;
+
+pub(crate) use changes::Changes;
 
 pub use answers::{Ask, Configured, Done, GroupState, Leased, WorkerState};
 pub use dispatch::{Dispatch, Failures, Figures, Grant, Pending, Settled};

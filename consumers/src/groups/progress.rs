@@ -18,8 +18,8 @@ use roaring::RoaringTreemap;
 use wire::Offset;
 use wire::limits::MAX_GROUP_PROGRESS_BYTES;
 
-use super::codec::{Malformed, Reader};
 use super::event::{self, Progressed};
+use crate::ledger::codec::{Malformed, Reader};
 
 /// What a group has done.
 #[derive(Debug, Clone, PartialEq, Default)]

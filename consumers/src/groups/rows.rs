@@ -2,8 +2,6 @@
 //!
 //! ```text
 //! key                                         value
-//! 'm'                                         layout version 2 · partitions of the log 2
-//! 'p' …                                       offset rows, see [`crate::offsets`]
 //! 'g' namespace 3 · name                      generation 4 · incarnation 4 · letters made 8 ·
 //!                                             configuration's length 4 · configuration as JSON ·
 //!                                             progress, see `progress.rs`
@@ -15,24 +13,15 @@
 //! Numbers in keys are big-endian, so that rows sort by them; in values little-endian.
 
 use rocksdb::{DB, WriteBatch};
-use wire::NamespaceId;
+use tlog::Namespace;
+use wire::{GroupName, NamespaceId};
 
-use super::codec::{Malformed, Reader};
-use super::error::GroupsError;
 use super::event::Dead;
 use super::kept::Kept;
 use super::progress::Progress;
-
-/// The version of this layout.
-pub(super) const VERSION: u16 = 1;
-
-/// The row that says what wrote the others.
-pub(super) const META: [u8; 1] = [b'm'];
-
-const GROUP: u8 = b'g';
-
-/// The first byte of the rows of dead letters.
-pub(super) const LETTER: u8 = b'l';
+use crate::ledger::LedgerError;
+use crate::ledger::codec::{Malformed, Reader};
+use crate::ledger::tags::{GROUP, LETTER};
 
 /// The prefix of the rows of a namespace's groups.
 pub(super) fn groups_of(namespace: NamespaceId) -> [u8; 4] {
@@ -41,7 +30,7 @@ pub(super) fn groups_of(namespace: NamespaceId) -> [u8; 4] {
 }
 
 /// The key of a group's row.
-pub(super) fn group(namespace: NamespaceId, name: &str) -> Vec<u8> {
+fn group(namespace: NamespaceId, name: &str) -> Vec<u8> {
     [&groups_of(namespace), name.as_bytes()].concat()
 }
 
@@ -56,7 +45,7 @@ fn letter(namespace: NamespaceId, name: &str, number: u64) -> Vec<u8> {
 }
 
 /// The group that a dead letter's row is of.
-pub(super) fn group_of_letter(key: &[u8]) -> Option<(NamespaceId, &str)> {
+fn group_of_letter(key: &[u8]) -> Option<(NamespaceId, &str)> {
     let (fixed, rest) = key.split_first_chunk()?;
     let [LETTER, a, b, c, length] = *fixed else { return None };
     let name = std::str::from_utf8(rest.get(..usize::from(length))?).ok()?;
@@ -64,26 +53,70 @@ pub(super) fn group_of_letter(key: &[u8]) -> Option<(NamespaceId, &str)> {
 }
 
 /// The first key behind a group's dead letters.
-pub(super) fn behind_letters(namespace: NamespaceId, name: &str) -> Vec<u8> {
+fn behind_letters(namespace: NamespaceId, name: &str) -> Vec<u8> {
     [&letters_of(namespace, name)[..], &[0xff; 9]].concat()
 }
 
 /// Reads a group, as its rows have it.
-pub(super) fn read(db: &DB, namespace: NamespaceId, name: &str) -> Result<Option<Kept>, GroupsError> {
+pub(super) fn read(db: &DB, namespace: NamespaceId, name: &str) -> Result<Option<Kept>, LedgerError> {
     let key = group(namespace, name);
     let Some(row) = db.get_pinned(&key)? else { return Ok(None) };
-    let mut kept = decode(&row).map_err(|reason| GroupsError::damaged(&key, &reason))?;
+    let mut kept = decode(&row).map_err(|reason| LedgerError::damaged(&key, &reason))?;
     let prefix = letters_of(namespace, name);
     let mut rows = db.raw_iterator();
     rows.seek(&prefix);
     while let Some((key, value)) = rows.item().filter(|(key, _)| key.starts_with(&prefix)) {
         let letter = key[prefix.len()..].try_into().ok().map(u64::from_be_bytes).zip(decode_letter(value));
-        let (number, dead) = letter.ok_or_else(|| GroupsError::damaged(key, "it is not a dead letter"))?;
+        let (number, dead) = letter.ok_or_else(|| LedgerError::damaged(key, "it is not a dead letter"))?;
         kept.letters.insert(number, dead);
         rows.next();
     }
     rows.status()?;
     Ok(Some(kept))
+}
+
+/// The name in the key of a group's row.
+pub(super) fn name_in(key: &[u8]) -> Result<GroupName, LedgerError> {
+    let name = key.get(4..).and_then(|name| GroupName::new(std::str::from_utf8(name).ok()?).ok());
+    name.ok_or_else(|| LedgerError::damaged(key, "it names no group"))
+}
+
+/// At most `limit` groups of a namespace whose names sort behind `after`, by name.
+pub(super) fn list(
+    db: &DB,
+    namespace: &Namespace,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<(GroupName, Kept)>, LedgerError> {
+    let prefix = groups_of(namespace.id());
+    let mut groups = Vec::new();
+    let mut rows = db.raw_iterator();
+    rows.seek(group(namespace.id(), after.unwrap_or_default()));
+    while let Some((key, value)) = rows.item().filter(|(key, _)| groups.len() < limit && key.starts_with(&prefix)) {
+        let name = name_in(key)?;
+        let kept = decode(value).map_err(|reason| LedgerError::damaged(key, &reason))?;
+        if after.is_none_or(|after| &*name > after) && kept.generation == namespace.generation() {
+            groups.push((name, kept));
+        }
+        rows.next();
+    }
+    rows.status()?;
+    Ok(groups)
+}
+
+/// The groups that have dead letters which are not in their namespace yet.
+pub(super) fn with_letters(db: &DB) -> Result<Vec<(NamespaceId, GroupName)>, LedgerError> {
+    let mut groups = Vec::new();
+    let mut rows = db.raw_iterator();
+    rows.seek([LETTER]);
+    while let Some(key) = rows.key().filter(|key| key[0] == LETTER) {
+        let found = group_of_letter(key).and_then(|(namespace, name)| Some((namespace, GroupName::new(name).ok()?)));
+        let (namespace, name) = found.ok_or_else(|| LedgerError::damaged(key, "it is of no group"))?;
+        rows.seek(behind_letters(namespace, &name));
+        groups.push((namespace, name));
+    }
+    rows.status()?;
+    Ok(groups)
 }
 
 /// Adds to a batch what makes the rows of a group, `before` as they are, such as it is `now`.
@@ -93,7 +126,7 @@ pub(super) fn write(
     name: &str,
     before: Option<&Kept>,
     now: Option<&mut Kept>,
-) -> Result<(), GroupsError> {
+) -> Result<(), LedgerError> {
     let key = group(namespace, name);
     let made = before.into_iter().flat_map(|kept| kept.letters.keys());
     for number in made.filter(|number| now.as_ref().is_none_or(|kept| !kept.letters.contains_key(number))) {
@@ -109,7 +142,7 @@ pub(super) fn write(
     for (number, dead) in kept.letters.iter().filter(|(number, _)| is_new(number)) {
         batch.put(letter(namespace, name, *number), encode_letter(dead));
     }
-    batch.put(&key, encode(kept).map_err(|reason| GroupsError::damaged(&key, &reason))?);
+    batch.put(&key, encode(kept).map_err(|reason| LedgerError::damaged(&key, &reason))?);
     Ok(())
 }
 
@@ -125,7 +158,7 @@ fn encode(kept: &mut Kept) -> Result<Vec<u8>, String> {
 }
 
 /// The group of a row, but for its dead letters.
-pub(super) fn decode(row: &[u8]) -> Result<Kept, String> {
+fn decode(row: &[u8]) -> Result<Kept, String> {
     let malformed = |Malformed(what)| what.to_owned();
     let mut reader = Reader(row);
     let generation = u32::from_le_bytes(reader.array().map_err(malformed)?);

@@ -6,10 +6,8 @@
 //! waits, and loads it anew.
 
 use std::collections::HashSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use futures::future::OptionFuture;
@@ -18,19 +16,20 @@ use rustc_hash::FxHashMap;
 use tlog::{Clock, Log, Namespace};
 use tokio::sync::{Notify, OnceCell};
 use tokio::time::Instant;
-use tracing::{error, info, warn};
 use wire::{Generation, NamespaceId, Offset};
 
 use super::answers::{Ask, Configured, Done, GroupState, Leased, WorkerState};
-use super::apply::{Ledger, OPEN_TABLES};
 use super::error::GroupsError;
 use super::event::GroupEvent;
 use super::janitor;
+use super::kept::Kept;
 use super::letters::read_frame;
 use super::live::{Delivery, Durable, Live, State, Surroundings};
 use super::metrics::GroupMetrics;
+use super::rows;
 use super::seek::Seek;
 use super::token::Token;
+use crate::ledger::Ledger;
 use wire::GroupName;
 use wire::group::{GroupConfig, Start};
 
@@ -41,7 +40,7 @@ const READ_BY_OTHERS: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone)]
 pub struct Groups(Arc<Inner>);
 
-/// What groups are in memory, and the rows of all.
+/// What groups are in memory.
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) ledger: Arc<Ledger>,
@@ -50,7 +49,6 @@ pub(super) struct Inner {
     live: Mutex<FxHashMap<Key, Loading>>,
     /// Says that a group was loaded.
     pub(super) loaded: Arc<Notify>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 type Key = (NamespaceId, Generation, GroupName);
@@ -59,47 +57,24 @@ type Key = (NamespaceId, Generation, GroupName);
 type Loading = Arc<OnceCell<Arc<Live>>>;
 
 impl Groups {
-    /// Opens the groups of a log in the folder `groups` of `dir`, making it where there is none, and goes
-    /// on applying the log. `boot` is a random number: tokens from before mean nothing. Blocking, and within
-    /// a Tokio runtime.
-    ///
-    /// # Errors
-    /// Where the folder can't be read, or is not of this log.
-    pub fn open(dir: &Path, log: Log, clock: Arc<dyn Clock>, boot: u64) -> Result<Groups, GroupsError> {
-        Groups::open_within(dir, log, clock, boot, OPEN_TABLES)
-    }
-
-    /// The same; at most so many of the groups' files are kept open.
-    ///
-    /// # Errors
-    /// As [`Groups::open`].
-    pub fn open_within(
-        dir: &Path,
-        log: Log,
-        clock: Arc<dyn Clock>,
-        boot: u64,
-        open_tables: usize,
-    ) -> Result<Groups, GroupsError> {
-        let ledger = Arc::new(Ledger::open(&dir.join("groups"), log.clone(), open_tables.min(OPEN_TABLES))?);
+    /// The groups that a ledger keeps. `boot` is a random number: tokens from before mean nothing. Within a
+    /// Tokio runtime.
+    pub fn new(ledger: Arc<Ledger>, clock: Arc<dyn Clock>, boot: u64) -> Groups {
+        let log = ledger.log().clone();
         let inner = Arc::new(Inner {
-            ledger: Arc::clone(&ledger),
+            ledger,
             around: Arc::new(Surroundings { log, clock, metrics: GroupMetrics::new() }),
             boot: AtomicU64::new(boot),
             live: Mutex::default(),
             loaded: Arc::default(),
-            threads: Mutex::default(),
         });
-        // From here on a return ends the threads that were started.
-        for partition in 0..inner.around.log.partitions() {
-            let ledger = Arc::clone(&ledger);
-            let run = move || ledger.run(partition);
-            let thread =
-                Builder::new().name(format!("groups-{partition:03}")).spawn(run).map_err(GroupsError::Thread)?;
-            inner.threads.lock().push(thread);
-        }
         tokio::spawn(janitor::run(Arc::downgrade(&inner)));
-        info!(dir = %ledger.dir.display(), "the groups are open");
-        Ok(Groups(inner))
+        Groups(inner)
+    }
+
+    /// The ledger that keeps them.
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.0.ledger
     }
 
     pub(super) fn log(&self) -> Log {
@@ -167,7 +142,7 @@ impl Groups {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<(GroupName, GroupConfig)>, GroupsError> {
-        let groups = self.0.ledger.list(namespace, after, limit)?;
+        let groups = rows::list(self.0.ledger.db(), namespace, after, limit)?;
         Ok(groups.into_iter().map(|(name, kept)| (name, kept.config)).collect())
     }
 
@@ -197,7 +172,7 @@ impl Groups {
                 tokio::select! {
                     biased;
                     granted = &mut granted => break granted,
-                    () = inner.ledger.stop.cancelled() => return Err(GroupsError::Closed),
+                    () = inner.ledger.closed().cancelled() => return Err(GroupsError::Closed),
                     _ = &mut reading, if !has_read => has_read = true,
                     () = follower.changed() => drop(live.read_on(&mut live.state.lock())),
                     () = tokio::time::sleep_until(deadline), if has_read => {
@@ -345,14 +320,6 @@ impl Groups {
         Ok(found)
     }
 
-    /// Ends the threads and saves what is applied. Blocking.
-    pub fn close(&self) {
-        self.0.end_threads();
-        if let Err(error) = self.0.ledger.db.flush() {
-            warn!(%error, "the groups' rows could not be flushed, the next start applies more of the log");
-        }
-    }
-
     /// Does something with a group that is in memory; loads it if it is not.
     pub(super) async fn act<T>(
         &self,
@@ -393,7 +360,7 @@ impl Groups {
             .await?;
         let partition = namespace.id().partition(self.0.around.log.partitions());
         match wait(durable).await? {
-            Some(position) => self.0.ledger.wait_applied(partition, position).await,
+            Some(position) => Ok(self.0.ledger.wait_applied(partition, position).await?),
             None => Ok(()),
         }
     }
@@ -420,7 +387,7 @@ impl Inner {
         let key = (namespace.id(), namespace.generation(), group.clone());
         let loading = Arc::clone(self.live.lock().entry(key).or_default());
         let load = async {
-            let kept = self.ledger.read(namespace, group).await?;
+            let kept = self.read(namespace, group).await?;
             let boot = self.boot.fetch_add(1, Ordering::Relaxed);
             let live = Live::new(namespace.clone(), group.clone(), kept, boot, Arc::clone(&self.around));
             Ok::<_, GroupsError>(Arc::new(live))
@@ -431,6 +398,13 @@ impl Inner {
             self.loaded.notify_one();
         }
         live
+    }
+
+    /// Reads what is kept of a group, once all of the log that is durable by now is applied.
+    async fn read(&self, namespace: &Namespace, name: &GroupName) -> Result<Option<Kept>, GroupsError> {
+        self.ledger.wait_durable(namespace.id().partition(self.ledger.log().partitions())).await?;
+        let kept = rows::read(self.ledger.db(), namespace.id(), name)?;
+        Ok(kept.filter(|kept| kept.generation == namespace.generation()))
     }
 
     /// Takes a group out of memory.
@@ -452,22 +426,6 @@ impl Inner {
     /// Forgets groups that could not be loaded, and that nobody is loading.
     pub(super) fn forget_unloaded(&self) {
         self.live.lock().retain(|_, loading| loading.initialized() || Arc::strong_count(loading) > 1);
-    }
-
-    fn end_threads(&self) {
-        self.ledger.stop.cancel();
-        for thread in std::mem::take(&mut *self.threads.lock()) {
-            thread.thread().unpark();
-            if thread.join().is_err() {
-                error!("a thread of the groups ended in a panic");
-            }
-        }
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.end_threads();
     }
 }
 

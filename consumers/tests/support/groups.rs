@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use consumers::groups::{Ask, GroupConfig, GroupName, Groups, Leased, Retry, Token};
+use consumers::{Ledger, OPEN_TABLES};
 use tlog::{Clock, Log, Namespace};
 use wire::NewRecord;
 
@@ -44,25 +45,26 @@ static BOOT: AtomicU64 = AtomicU64::new(1000);
 impl Fixture {
     pub fn groups(&self, log: &Log, clock: &Arc<HandSet>) -> Groups {
         let clock: Arc<dyn Clock> = Arc::clone(clock) as _;
-        Groups::open(self.dir.path(), log.clone(), clock, BOOT.fetch_add(1 << 32, Ordering::SeqCst)).unwrap()
+        let ledger = Ledger::open(self.dir.path(), log.clone(), OPEN_TABLES).unwrap();
+        Groups::new(ledger, clock, BOOT.fetch_add(1 << 32, Ordering::SeqCst))
     }
 
     /// The groups' rows on disk. Nobody may have them open.
     pub fn group_rows(&self) -> Vec<Row> {
-        rows_in(&self.dir.path().join("groups"), b"")
+        rows_in(&self.dir.path().join("ledger"), b"")
     }
 
     pub fn delete_groups(&self) {
-        std::fs::remove_dir_all(self.dir.path().join("groups")).unwrap();
+        std::fs::remove_dir_all(self.dir.path().join("ledger")).unwrap();
     }
 
     pub fn copy_groups(&self, to: &str) {
-        copy(&self.dir.path().join("groups"), &self.dir.path().join(to));
+        copy(&self.dir.path().join("ledger"), &self.dir.path().join(to));
     }
 
     pub fn restore_groups(&self, from: &str) {
         self.delete_groups();
-        copy(&self.dir.path().join(from), &self.dir.path().join("groups"));
+        copy(&self.dir.path().join(from), &self.dir.path().join("ledger"));
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the events and the rows of groups are made of: varints, ascending offsets, ascending ranges.
+//! What the events and the rows of the ledger are made of: varints, ascending offsets, ascending ranges.
 //!
 //! ```text
 //! varint    LEB128 of a u64: 7 bits a byte, the lowest first; the top bit says that more follow.
@@ -18,12 +18,12 @@ use wire::Offset;
 /// Why bytes are not what they should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Malformed(pub &'static str);
+pub(crate) struct Malformed(pub &'static str);
 
 const CUT_OFF: Malformed = Malformed("it is cut off");
 
 /// Appends a varint.
-pub(super) fn put_varint(bytes: &mut Vec<u8>, mut value: u64) {
+pub(crate) fn put_varint(bytes: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         bytes.push(value as u8 | 0x80);
         value >>= 7;
@@ -35,7 +35,7 @@ pub(super) fn put_varint(bytes: &mut Vec<u8>, mut value: u64) {
 ///
 /// # Errors
 /// Where it is below.
-pub(super) fn put_offset(bytes: &mut Vec<u8>, least: &mut Offset, offset: Offset) -> Result<(), Malformed> {
+pub(crate) fn put_offset(bytes: &mut Vec<u8>, least: &mut Offset, offset: Offset) -> Result<(), Malformed> {
     put_varint(bytes, offset.checked_sub(*least).ok_or(Malformed("its offsets do not ascend"))?);
     *least = offset.saturating_add(1);
     Ok(())
@@ -45,7 +45,7 @@ pub(super) fn put_offset(bytes: &mut Vec<u8>, least: &mut Offset, offset: Offset
 ///
 /// # Errors
 /// Where they don't, or one is empty.
-pub(super) fn put_ranges(bytes: &mut Vec<u8>, ranges: &[Range<Offset>]) -> Result<(), Malformed> {
+pub(crate) fn put_ranges(bytes: &mut Vec<u8>, ranges: &[Range<Offset>]) -> Result<(), Malformed> {
     put_varint(bytes, ranges.len() as u64);
     let mut least = 0;
     for range in ranges {
@@ -61,35 +61,35 @@ pub(super) fn put_ranges(bytes: &mut Vec<u8>, ranges: &[Range<Offset>]) -> Resul
 
 /// What has not been read yet.
 #[derive(Debug)]
-pub(super) struct Reader<'a>(pub &'a [u8]);
+pub(crate) struct Reader<'a>(pub &'a [u8]);
 
 impl<'a> Reader<'a> {
-    pub(super) fn take(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
+    pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
         let (taken, rest) = self.0.split_at_checked(count).ok_or(CUT_OFF)?;
         self.0 = rest;
         Ok(taken)
     }
 
-    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
         let (taken, rest) = self.0.split_first_chunk().ok_or(CUT_OFF)?;
         self.0 = rest;
         Ok(*taken)
     }
 
-    pub(super) fn byte(&mut self) -> Result<u8, Malformed> {
+    pub(crate) fn byte(&mut self) -> Result<u8, Malformed> {
         self.array().map(|[byte]| byte)
     }
 
     /// What follows, up to the end.
-    pub(super) fn rest(&mut self) -> &'a [u8] {
+    pub(crate) fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.0)
     }
 
-    pub(super) fn end(&self) -> Result<(), Malformed> {
+    pub(crate) fn end(&self) -> Result<(), Malformed> {
         if self.0.is_empty() { Ok(()) } else { Err(Malformed("bytes follow it")) }
     }
 
-    pub(super) fn varint(&mut self) -> Result<u64, Malformed> {
+    pub(crate) fn varint(&mut self) -> Result<u64, Malformed> {
         let mut value = 0;
         for shift in (0..u64::BITS).step_by(7) {
             let byte = self.byte()?;
@@ -107,25 +107,25 @@ impl<'a> Reader<'a> {
     }
 
     /// A varint that must fit into 32 bits.
-    pub(super) fn varint_u32(&mut self) -> Result<u32, Malformed> {
+    pub(crate) fn varint_u32(&mut self) -> Result<u32, Malformed> {
         self.varint()?.try_into().map_err(|_| Malformed("one of its numbers does not fit into 32 bits"))
     }
 
     /// How many of something follow, each of which takes `least_bytes` or more: so what is allocated
     /// for them is bounded by the bytes that are there.
-    pub(super) fn count(&mut self, least_bytes: usize) -> Result<usize, Malformed> {
+    pub(crate) fn count(&mut self, least_bytes: usize) -> Result<usize, Malformed> {
         let count = self.varint()?;
         if count > (self.0.len() / least_bytes) as u64 { Err(CUT_OFF) } else { Ok(count as usize) }
     }
 
-    pub(super) fn offset(&mut self, least: &mut Offset) -> Result<Offset, Malformed> {
+    pub(crate) fn offset(&mut self, least: &mut Offset) -> Result<Offset, Malformed> {
         let wrong = Malformed("an offset is 2^64 - 1 or more");
         let offset = least.checked_add(self.varint()?).ok_or(wrong)?;
         *least = offset.checked_add(1).ok_or(wrong)?;
         Ok(offset)
     }
 
-    pub(super) fn ranges(&mut self) -> Result<Vec<Range<Offset>>, Malformed> {
+    pub(crate) fn ranges(&mut self) -> Result<Vec<Range<Offset>>, Malformed> {
         let mut ranges = Vec::with_capacity(self.count(2)?);
         let mut least = 0;
         for _ in 0..ranges.capacity() {

@@ -1,0 +1,90 @@
+//! What can go wrong with the ledger.
+
+use std::io;
+use std::path::PathBuf;
+
+use tlog::{ControlError, ReadError};
+
+use crate::groups::GroupEventError;
+use crate::offsets::OffsetError;
+
+/// Why the ledger could not be opened, or its rows not be made or read.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The ledger is closed.
+    #[error("the ledger is closed")]
+    Closed,
+    /// The rows were made of another log, or the log has lost what they were made of.
+    #[error("{dir} is of another log: {reason}; if the log is right, delete the folder, it is rebuilt from the log")]
+    OtherLog {
+        /// The ledger's folder.
+        dir: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+    /// The folder was made by another version.
+    #[error("{dir} has layout {found}, this version has {known}: delete the folder, it is rebuilt from the log")]
+    Layout {
+        /// The ledger's folder.
+        dir: PathBuf,
+        /// The layout's version in the folder.
+        found: u16,
+        /// The version that this code knows.
+        known: u16,
+    },
+    /// RocksDB could not open the folder.
+    #[error("{dir}: {source}; if it can't be repaired, delete the folder, it is rebuilt from the log")]
+    Open {
+        /// The ledger's folder.
+        dir: PathBuf,
+        /// What RocksDB says.
+        source: rocksdb::Error,
+    },
+    /// A row is not what it must be.
+    #[error("the ledger's row {row} is damaged: {reason}; delete the folder, it is rebuilt from the log")]
+    Damaged {
+        /// The row's key, escaped.
+        row: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// RocksDB failed.
+    #[error("the ledger's rows: {0}")]
+    Rows(#[from] rocksdb::Error),
+    /// The log could not be read.
+    #[error(transparent)]
+    Read(ReadError),
+    /// A control record of the log is not one.
+    #[error("the log: {0}")]
+    Control(#[from] ControlError),
+    /// An event is of nobody that is known: a later version wrote it.
+    #[error("the log has an event of an unknown kind: {kind:?}")]
+    UnknownEvent {
+        /// Its first byte.
+        kind: Option<u8>,
+    },
+    /// An event of a group is not one.
+    #[error(transparent)]
+    GroupEvent(#[from] GroupEventError),
+    /// An offset row could not be read or is not one.
+    #[error(transparent)]
+    Offset(#[from] OffsetError),
+    /// A thread could not be started.
+    #[error("a thread could not be started: {0}")]
+    Thread(io::Error),
+}
+
+impl LedgerError {
+    pub(crate) fn damaged(row: &[u8], reason: &str) -> LedgerError {
+        LedgerError::Damaged { row: row.escape_ascii().to_string(), reason: reason.to_owned() }
+    }
+}
+
+impl From<ReadError> for LedgerError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Closed => LedgerError::Closed,
+            error => LedgerError::Read(error),
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Whose an event is, and whose a row: by their first byte.
+//!
+//! ```text
+//! event   1..=5     of a group                          groups/event.rs
+//!         16..=31   of a lock                           locks/event.rs
+//!         32..=63   of rooms and of subscribers         rooms/event.rs
+//!
+//! row     'm'       what made the rows                  ledger/mod.rs
+//!         'p'       offset rows                         offsets.rs
+//!         'g' 'l'   groups, their dead letters          groups/rows.rs
+//!         'k'       locks that are held                 locks/rows.rs
+//!         'r' 'j'   who is in a room, what one joined   rooms/rows.rs
+//!         's' 'n' 'f' 'd'   subscribers, their slots    rooms/rows.rs
+//! ```
+
+/// The row that says what made the others.
+pub(crate) const META: u8 = b'm';
+
+/// A group.
+pub(crate) const GROUP: u8 = b'g';
+
+/// A dead letter of a group.
+pub(crate) const LETTER: u8 = b'l';
+
+/// Whose an event is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EventOf {
+    /// A group.
+    Group,
+}
+
+impl EventOf {
+    /// Whose an event is, if its kind is known.
+    pub(crate) fn event(bytes: &[u8]) -> Option<EventOf> {
+        match bytes.first()? {
+            1..=5 => Some(EventOf::Group),
+            _ => None,
+        }
+    }
+}
