@@ -14,6 +14,7 @@
 //! | [`chain`] | the running hash that proves a namespace's content |
 //! | [`producer`] | what makes a retry safe |
 //! | [`stream`] | frames one after another, closed by a trailer: a rebuild |
+//! | [`subscriber`] | the rooms that a subscriber follows |
 //! | [`json`] | a record as JSON text |
 //! | [`code`] | stable error codes, their HTTP status, and whether a retry is safe |
 
@@ -32,6 +33,7 @@ pub mod namespace;
 pub mod producer;
 pub mod record;
 pub mod stream;
+pub mod subscriber;
 
 pub use chain::Chain;
 pub use code::{Code, Problem, Retry};
@@ -40,11 +42,12 @@ pub use frame::{Frame, FrameError};
 pub use group::GroupConfig;
 pub use ids::{Generation, NamespaceId, ObjectId, Offset, Position, Shard};
 pub use loss::Loss;
-pub use name::{GroupName, NameError, NamespaceName};
+pub use name::{GroupName, NameError, NamespaceName, SubscriberName};
 pub use namespace::NamespaceConfig;
 pub use producer::{Producer, ProducerId};
 pub use record::{Headers, Kind, NewRecord, Record};
 pub use stream::{FrameDecoder, StreamItem, Trailer};
+pub use subscriber::{RoomName, Rooms};
 
 /// Media type of a body that is frames: a publish, a read, a rebuild.
 pub const FRAMES_MEDIA_TYPE: &str = "application/vnd.tlog.frames";

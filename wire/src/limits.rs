@@ -68,6 +68,15 @@ pub const MAX_FOLLOWED_NAMESPACES: usize = 1_000;
 /// Most keys that one `/events?key=` connection follows.
 pub const MAX_FOLLOWED_KEYS: usize = 1_000;
 
+/// Most rooms and namespaces that one call puts, joins or leaves.
+pub const MAX_ROOMS_A_CALL: usize = 10_000;
+
+/// Most rooms and namespaces that a subscriber has joined.
+pub const MAX_SUBSCRIBER_ROOMS: usize = 100_000;
+
+/// Most namespaces that a subscriber's rooms are of: each has a place in its resume tokens.
+pub const MAX_SUBSCRIBER_NAMESPACES: usize = 1_000;
+
 /// The largest integer that a JavaScript number holds exactly: offsets in parameters stop there.
 pub const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
 

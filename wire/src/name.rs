@@ -180,15 +180,29 @@ names! {
     NamespaceName "the namespace's name"
     /// A group's name, of which the same is true.
     GroupName "the group's name"
+    /// A durable subscriber's name, of which the same is true.
+    SubscriberName "the subscriber's name"
 }
 
 impl NamespaceName {
-    /// The partition that this name's namespace is created in, of `partitions` (a power of two):
-    /// bytes 1 to 4 of the name's BLAKE3. So one sequencer decides alone whether a name is taken.
+    /// The partition that this name's namespace is created in. So one sequencer decides alone whether a
+    /// name is taken.
     pub fn partition(&self, partitions: u16) -> u16 {
-        let hash = blake3::hash(self.0.as_bytes());
-        (crate::le::u32_at(hash.as_bytes(), 1) & (u32::from(partitions) - 1)) as u16
+        partition(self, partitions)
     }
+}
+
+impl SubscriberName {
+    /// The partition whose log says what becomes of this name's subscriber.
+    pub fn partition(&self, partitions: u16) -> u16 {
+        partition(self, partitions)
+    }
+}
+
+/// A name's partition, of `partitions` (a power of two): bytes 1 to 4 of the name's BLAKE3.
+fn partition(name: &str, partitions: u16) -> u16 {
+    let hash = blake3::hash(name.as_bytes());
+    (crate::le::u32_at(hash.as_bytes(), 1) & (u32::from(partitions) - 1)) as u16
 }
 
 #[cfg(test)]
