@@ -82,6 +82,22 @@ pub(crate) fn split(request: Request<Body>, broker: &Broker) -> (request::Parts,
     (parts, arriving)
 }
 
+/// A request's header, and its whole body, if that keeps to a limit. A body that is refused is read away.
+pub(crate) async fn gather(
+    request: Request<Body>,
+    broker: &Broker,
+    limit: Limit,
+) -> Result<(request::Parts, Gathered), Refusal> {
+    let (parts, mut body) = split(request, broker);
+    match body.gather(limit).await {
+        Ok(gathered) => Ok((parts, gathered)),
+        Err(refusal) => {
+            body.discard().await;
+            Err(refusal)
+        }
+    }
+}
+
 impl Arriving {
     /// The next piece; nothing at the end.
     ///

@@ -11,7 +11,7 @@
 //! | [`health`], [`openapi`] | for those who run the broker, and those who write clients |
 //!
 //! The rest is what they share: [`path`] and [`query`] read the address, [`media`] the media types,
-//! [`body`] and [`lines`] the body; [`sse`], [`event_stream`] and [`token`] make event streams;
+//! [`body`], [`strict`] and [`lines`] the body; [`sse`], [`event_stream`] and [`token`] make event streams;
 //! [`answer`], [`hex`] and [`error`] make answers.
 
 mod answer;
@@ -39,6 +39,7 @@ mod read;
 mod rebuild;
 pub(crate) mod sse;
 mod stores;
+mod strict;
 pub(crate) mod token;
 
 use std::sync::Arc;

@@ -83,12 +83,7 @@ pub(crate) struct NamespacePage {
     )
 )]
 pub(crate) async fn put(State(broker): Shared, request: Request) -> Result<Response, Refusal> {
-    let (parts, mut body) = body::split(request, &broker);
-    let gathered = body.gather(CONFIG_LIMIT).await;
-    if gathered.is_err() {
-        body.discard().await;
-    }
-    let gathered = gathered?;
+    let (parts, gathered) = body::gather(request, &broker, CONFIG_LIMIT).await?;
     let name = path::namespace(&parts.uri)?;
     Query::parse(&parts.uri, &[])?;
     let config = config(&gathered.bytes)?;

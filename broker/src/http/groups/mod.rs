@@ -28,7 +28,7 @@ use wire::{Code, GroupConfig, Offset};
 use crate::http::answer::answer;
 use crate::http::error::Refusal;
 use crate::http::query::{Known, Query};
-use crate::http::{openapi, path};
+use crate::http::{openapi, path, strict};
 use crate::state::Shared;
 use call::Call;
 
@@ -264,7 +264,7 @@ pub(crate) async fn seek(State(broker): Shared, request: Request) -> Result<Resp
     responses((status = 200, description = "Published", body = Redriven), openapi::Problems)
 )]
 pub(crate) async fn redrive(State(broker): Shared, request: Request) -> Result<Response, Refusal> {
-    let (call, _) = Call::read::<Option<call::Nothing>>(&broker, request).await?;
+    let (call, _) = Call::read::<Option<strict::Nothing>>(&broker, request).await?;
     let redriven = match broker.groups.redrive(&call.namespace, &call.group).await {
         // It is made with the first dead letter: there has been none.
         Err(GroupsError::NamespaceNotFound) => 0,
