@@ -11,8 +11,9 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`offsets`] | how far a consumer has come in each partition |
-//! | [`Ledger`] | the rows that are made of control frames: what groups keep |
+//! | [`Ledger`] | the rows that are made of control frames: what groups and locks keep |
 //! | [`groups`] | who works on which record: what consumer groups do and keep |
+//! | [`locks`] | who holds what: one owner at a time |
 //! | `stores` | the 256 materialized stores: opening them, and what can be asked |
 //! | `stores::rows` | every row, byte by byte |
 //! | `stores::ring` | what the threads share: the database, each partition's turn |
@@ -51,6 +52,7 @@ macro_rules! mutant {
 pub mod groups;
 mod insist;
 mod ledger;
+pub mod locks;
 #[cfg(feature = "mutants")]
 pub mod mutants;
 pub mod offsets;
@@ -58,6 +60,7 @@ mod stores;
 
 pub use groups::Groups;
 pub use ledger::{Ledger, LedgerError};
+pub use locks::Locks;
 pub use stores::{
     KeyPage, KeyRange, OPEN_TABLES, RawRow, StoreState, StoredRecord, Stores, StoresCheck, StoresDriver, StoresError,
 };

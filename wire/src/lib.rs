@@ -42,7 +42,7 @@ pub use frame::{Frame, FrameError};
 pub use group::GroupConfig;
 pub use ids::{Generation, NamespaceId, ObjectId, Offset, Position, Shard};
 pub use loss::Loss;
-pub use name::{GroupName, NameError, NamespaceName, SubscriberName};
+pub use name::{GroupName, LockName, NameError, NamespaceName, SubscriberName};
 pub use namespace::NamespaceConfig;
 pub use producer::{Producer, ProducerId};
 pub use record::{Headers, Kind, NewRecord, Record};

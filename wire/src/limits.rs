@@ -112,3 +112,15 @@ pub const MAX_GROUP_EVENT_BYTES: usize = 512 << 10;
 
 /// Largest row of a group's progress, bytes.
 pub const MAX_GROUP_PROGRESS_BYTES: usize = 4 << 20;
+
+/// Longest name of a lock's owner, bytes of UTF-8.
+pub const MAX_OWNER_BYTES: usize = 255;
+
+/// How long a lock is held where nothing is heard of its owner, and the caller names no time: milliseconds.
+pub const DEFAULT_LOCK_TTL_MS: u32 = 30_000;
+
+/// Longest such time, milliseconds: a day.
+pub const MAX_LOCK_TTL_MS: u32 = 24 * 60 * 60 * 1000;
+
+/// Most owners that wait for one lock.
+pub const MAX_LOCK_WAITERS: usize = 10_000;

@@ -7,7 +7,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use crate::limits::{MAX_HEADERS, MAX_HEADERS_BYTES, MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_WORKER_BYTES};
+use crate::limits::{MAX_HEADERS, MAX_HEADERS_BYTES, MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_OWNER_BYTES, MAX_WORKER_BYTES};
 
 /// Why a name, key or header is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -96,6 +96,11 @@ pub fn check_worker(name: &str) -> Result<(), NameError> {
     check("the worker's name", name, MAX_WORKER_BYTES)
 }
 
+/// Checks the name of a lock's owner: 1 to [`MAX_OWNER_BYTES`] bytes, no control character.
+pub fn check_owner(name: &str) -> Result<(), NameError> {
+    check("the owner's name", name, MAX_OWNER_BYTES)
+}
+
 /// Checks what stands in a URL's path.
 fn check_name(what: &'static str, name: &str) -> Result<(), NameError> {
     check(what, name, MAX_NAME_BYTES)?;
@@ -182,6 +187,8 @@ names! {
     GroupName "the group's name"
     /// A durable subscriber's name, of which the same is true.
     SubscriberName "the subscriber's name"
+    /// A lock's name, of which the same is true.
+    LockName "the lock's name"
 }
 
 impl NamespaceName {
@@ -194,6 +201,13 @@ impl NamespaceName {
 
 impl SubscriberName {
     /// The partition whose log says what becomes of this name's subscriber.
+    pub fn partition(&self, partitions: u16) -> u16 {
+        partition(self, partitions)
+    }
+}
+
+impl LockName {
+    /// The partition whose log says who holds this lock.
     pub fn partition(&self, partitions: u16) -> u16 {
         partition(self, partitions)
     }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use tlog::{ControlError, ReadError};
 
 use crate::groups::GroupEventError;
+use crate::locks::LockEventError;
 use crate::offsets::OffsetError;
 
 /// Why the ledger could not be opened, or its rows not be made or read.
@@ -66,6 +67,9 @@ pub enum LedgerError {
     /// An event of a group is not one.
     #[error(transparent)]
     GroupEvent(#[from] GroupEventError),
+    /// An event of a lock is not one.
+    #[error(transparent)]
+    LockEvent(#[from] LockEventError),
     /// An offset row could not be read or is not one.
     #[error(transparent)]
     Offset(#[from] OffsetError),

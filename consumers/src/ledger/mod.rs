@@ -1,10 +1,10 @@
-//! The ledger: what groups keep, as rows in one RocksDB, and who makes them of the log: a thread a
+//! The ledger: what groups and locks keep, as rows in one RocksDB, and who makes them of the log: a thread a
 //! partition that applies the events in its control frames. Rows and offset row go in one batch
 //! (invariant 8), so rows are always those of a position.
 //!
 //! ```text
 //!            step: frames up to a size
-//!   log ──▶ apply: events ─▶ groups' changes ─┬─▶ batch ─▶ RocksDB ◀── groups read
+//!   log ──▶ apply: events ─▶ their changes ───┬─▶ batch ─▶ RocksDB ◀── groups, locks read
 //!                            offset row ──────┘              │ wait_applied
 //! ```
 //!
@@ -284,7 +284,7 @@ impl Rows {
         let Partition { turn, applied } = &self.partitions[usize::from(partition)];
         let mut turn = turn.lock();
         let frames = self.log.scan(partition, turn.offset.position).read_blocking(max_bytes)?;
-        let mut changes = Changes::default();
+        let mut changes = Changes::of(partition);
         let mut offset = turn.offset;
         for frame in &frames {
             changes.apply(&self.db, frame)?;

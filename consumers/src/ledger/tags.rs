@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! event   1..=5     of a group                          groups/event.rs
-//!         16..=31   of a lock                           locks/event.rs
+//!         16..=18   of a lock                           locks/event.rs
 //!         32..=63   of rooms and of subscribers         rooms/event.rs
 //!
 //! row     'm'       what made the rows                  ledger/mod.rs
@@ -22,11 +22,16 @@ pub(crate) const GROUP: u8 = b'g';
 /// A dead letter of a group.
 pub(crate) const LETTER: u8 = b'l';
 
+/// A lock that is held.
+pub(crate) const LOCK: u8 = b'k';
+
 /// Whose an event is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EventOf {
     /// A group.
     Group,
+    /// A lock.
+    Lock,
 }
 
 impl EventOf {
@@ -34,6 +39,7 @@ impl EventOf {
     pub(crate) fn event(bytes: &[u8]) -> Option<EventOf> {
         match bytes.first()? {
             1..=5 => Some(EventOf::Group),
+            16..=18 => Some(EventOf::Lock),
             _ => None,
         }
     }

@@ -13,7 +13,7 @@ use consumers::{StoredRecord, Stores};
 use rocksdb::{DB, IteratorMode, Options as RowOptions};
 use tempfile::TempDir;
 use tlog::storage::File;
-use tlog::{Append, Clock, Log, Memory, Namespace, OpenError, Options, Storage};
+use tlog::{Append, Clock, Driver, Log, Memory, Namespace, OpenError, Options, Storage};
 use wire::loss::Known;
 use wire::{DraftBuilder, Frame, Loss, NamespaceConfig, NamespaceName, NewRecord, Shard};
 
@@ -55,6 +55,12 @@ impl Fixture {
     fn open_log(&self) -> Result<Log, OpenError> {
         let storage = Arc::new(self.memory.clone());
         Log::open(&self.dir.path().join("log"), storage, Arc::new(Ticks::default()), self.options)
+    }
+
+    /// The log without threads: what is appended becomes durable when the driver is told to.
+    pub fn driven(&self) -> (Log, Driver) {
+        let storage = Arc::new(self.memory.clone());
+        Log::open_driven(&self.dir.path().join("log"), storage, Arc::new(Ticks::default()), self.options).unwrap()
     }
 
     /// The log, once the last task has let go of it that still had it.
