@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use consumers::groups::Groups;
+use consumers::locks::Locks;
 use consumers::{Ledger, Stores};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tlog::{Log, Namespace};
@@ -25,6 +26,8 @@ pub(crate) struct Broker {
     pub(crate) ledger: Arc<Ledger>,
     /// Who works on its records.
     pub(crate) groups: Groups,
+    /// Who holds what.
+    pub(crate) locks: Locks,
     /// Cancelled when shutdown begins: streams and waits end.
     pub(crate) closing: CancellationToken,
     /// How long to wait for what.

@@ -66,6 +66,11 @@ fn describe() {
     describe_counter!("tlog_group_failed_deliveries_total", "Deliveries that a nack or a lapsed lease ended.");
     describe_counter!("tlog_group_dead_records_total", "Records that are given up on after their last delivery.");
     describe_counter!("tlog_group_dead_letters_total", "Dead letters that were published.");
+    describe_gauge!("tlog_lock_live", "Locks that are held or waited for.");
+    describe_gauge!("tlog_lock_waiting", "Owners that wait for a lock.");
+    describe_counter!("tlog_lock_granted_total", "Grants of a lock.");
+    describe_counter!("tlog_lock_released_total", "Locks that their holder gave back.");
+    describe_counter!("tlog_lock_lapsed_total", "Locks whose holder was not heard of in time, or had gone.");
     describe_counter!(
         "tlog_ledger_apply_errors_total",
         "Events that could not be applied to rows; they are tried again."

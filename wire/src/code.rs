@@ -63,11 +63,13 @@ codes! {
     InvalidGroup        "invalid-group"         400 Never   "The group's name is not one"
     InvalidSubscriber   "invalid-subscriber"    400 Never   "The subscriber's name is not one"
     InvalidToken        "invalid-token"         400 Never   "This subscriber has not sent such a resume token"
+    InvalidLock         "invalid-lock"          400 Never   "The lock's name is not one"
     InvalidShard        "invalid-shard"         400 Never   "A shard is a number from 0 to 255"
     NotFound            "not-found"             404 Never   "There is nothing at this address"
     NamespaceNotFound   "namespace-not-found"   404 Never   "The namespace does not exist"
     GroupNotFound       "group-not-found"       404 Never   "The namespace has no such group"
     SubscriberNotFound  "subscriber-not-found"  404 Never   "The subscriber does not exist"
+    LockNotHeld         "lock-not-held"         404 Never   "Nobody holds the lock"
     KeyNotFound         "key-not-found"         404 Never   "The key has no value"
     ObjectNotFound      "object-not-found"      404 Never   "No object has this id"
     ObjectLost          "object-lost"           404 Never   "The object was lost when the log was damaged"
@@ -81,6 +83,8 @@ codes! {
     GroupConflict       "group-conflict"        409 Never   "The group's configuration does not allow this"
     TooManyRooms        "too-many-rooms"        409 Never   "The subscriber would have more rooms than it may have"
     LeaseLapsed         "lease-lapsed"          409 Never   "None of the tokens holds any more"
+    LockHeld            "lock-held"             409 Safe    "Another holds the lock"
+    LockLost            "lock-lost"             409 Never   "The token holds the lock no more"
     OffsetMismatch      "offset-mismatch"       412 Never   "The next offset is another than If-Match names"
     RecordTooLarge      "record-too-large"      413 Never   "A record is over its limit"
     BatchTooLarge       "batch-too-large"       413 Never   "The batch is over its limit"
@@ -88,6 +92,7 @@ codes! {
     OffsetPastHead      "offset-past-head"      416 Never   "The offset is past the namespace's head"
     TooBusy             "too-busy"              429 Safe    "More is waiting to be written than may wait"
     TooManyWorkers      "too-many-workers"      429 Safe    "The group has as many workers as it may have"
+    TooManyWaiters      "too-many-waiters"      429 Safe    "As many wait for the lock as may"
     Internal            "internal"              500 Unknown "The broker failed"
     Damaged             "damaged"               500 Never   "The log is damaged at this place"
     NotCaughtUp         "not-caught-up"         503 Safe    "The store has not yet seen this offset"
@@ -138,6 +143,12 @@ pub struct Problem {
     /// The tokens that did not, as they hold no more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lapsed: Option<Vec<String>>,
+    /// Who holds the lock, where that is what was wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// Until when, if nothing more is heard of the owner: RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
 }
 
 impl Problem {
@@ -154,6 +165,8 @@ impl Problem {
             stored: None,
             done: None,
             lapsed: None,
+            owner: None,
+            expires: None,
         }
     }
 

@@ -53,6 +53,12 @@ impl Refusal {
         self
     }
 
+    /// The same, with who holds the lock, and until when.
+    pub(crate) fn with_holder(mut self, owner: String, expires: String) -> Refusal {
+        (self.0.owner, self.0.expires) = (Some(owner), Some(expires));
+        self
+    }
+
     /// The same, said of a part of the request.
     pub(crate) fn within(mut self, part: impl Display) -> Refusal {
         self.0.detail = format!("{part}: {}", self.0.detail);

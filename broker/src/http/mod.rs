@@ -8,6 +8,7 @@
 //! | [`events`], [`multi_events`] | follow one namespace, or many |
 //! | [`keys`], [`objects`], [`stores`] | what the stores hold |
 //! | [`groups`] | workers that share a namespace's records |
+//! | [`locks`] | one owner at a time |
 //! | [`health`], [`openapi`] | for those who run the broker, and those who write clients |
 //!
 //! The rest is what they share: [`path`] and [`query`] read the address, [`media`] the media types,
@@ -25,6 +26,7 @@ mod health;
 mod hex;
 mod keys;
 pub(crate) mod lines;
+mod locks;
 mod media;
 mod multi_events;
 mod namespaces;
@@ -86,6 +88,9 @@ pub(crate) fn router(broker: &Arc<Broker>, cors: Option<CorsLayer>) -> Router {
         .routes(routes!(groups::lease::leave))
         .routes(routes!(groups::seek))
         .routes(routes!(groups::redrive))
+        .routes(routes!(locks::ask, locks::get))
+        .routes(routes!(locks::extend))
+        .routes(routes!(locks::release))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
         .routes(routes!(health::metrics))
@@ -144,6 +149,11 @@ async fn not_found(uri: Uri) -> Refusal {
             Some("groups") => path::group(&uri).map(drop),
             _ => Ok(()),
         })
+    {
+        return refusal;
+    }
+    if uri.path().starts_with("/v1/locks/")
+        && let Err(refusal) = path::lock(&uri)
     {
         return refusal;
     }

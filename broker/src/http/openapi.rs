@@ -30,6 +30,7 @@ pub(crate) fn document() -> Document {
             (name = "keys", description = "The latest value of each key"),
             (name = "objects", description = "Records by their content-addressed ids"),
             (name = "groups", description = "Workers that share a namespace's records: lease, ack, nack"),
+            (name = "locks", description = "One owner at a time, over crashes too"),
             (name = "stores", description = "The ring of 256 stores"),
             (name = "operations", description = "For those who run the broker"),
         )
@@ -61,6 +62,14 @@ pub(crate) struct Key {
 pub(crate) struct Group {
     /// The group's name, percent-encoded: 1 to 255 bytes of UTF-8 without control characters.
     group: String,
+}
+
+/// The lock in a path.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(crate) struct Lock {
+    /// The lock's name, percent-encoded: 1 to 255 bytes of UTF-8 without control characters.
+    lock: String,
 }
 
 /// The object id in a path.
@@ -130,6 +139,10 @@ pub(crate) struct Problem {
     done: Option<u64>,
     /// The tokens that did not.
     lapsed: Option<Vec<String>>,
+    /// Who holds the lock, where that is what was wrong.
+    owner: Option<String>,
+    /// Until when, if nothing more is heard of the owner: RFC 3339.
+    expires: Option<String>,
 }
 
 /// What a namespace is configured to do.
@@ -336,6 +349,7 @@ mod tests {
         let mut problem = wire::Problem::new(wire::Code::Internal, "x");
         (problem.next_offset, problem.line, problem.stored) = (Some(1), Some(1), Some(1));
         (problem.done, problem.lapsed) = (Some(0), Some(vec!["1-2-3".into()]));
+        (problem.owner, problem.expires) = (Some("anna".into()), Some("1970-01-01T00:00:00Z".into()));
         same_fields::<Problem>(&problem);
         same_fields::<GroupConfig>(&wire::GroupConfig::default());
         same_fields::<RetryWait>(&wire::GroupConfig::default().retry);

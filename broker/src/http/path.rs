@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use axum::http::Uri;
 use percent_encoding::percent_decode_str;
 use wire::name::{NameError, check_key};
-use wire::{Code, GroupName, NamespaceName};
+use wire::{Code, GroupName, LockName, NamespaceName};
 
 use crate::http::error::Refusal;
 
@@ -20,6 +20,9 @@ const KEY_AT: usize = 4;
 
 /// The segment of `/v1/namespaces/{ns}/groups/{group}`.
 const GROUP_AT: usize = 4;
+
+/// The segment of `/v1/locks/{lock}`.
+const LOCK_AT: usize = 2;
 
 /// The segment of `/v1/objects/{id}` and `/v1/stores/{shard}`.
 const ID_AT: usize = 2;
@@ -46,6 +49,14 @@ pub(crate) fn group(uri: &Uri) -> Result<GroupName, Refusal> {
     let broken = || refusal("the group's name has a % that no two hex digits follow".to_owned());
     let bytes = percent_decode(segment(uri, GROUP_AT)).ok_or_else(broken)?;
     GroupName::from_bytes(&bytes).map_err(|error| refusal(error.to_string()))
+}
+
+/// The lock's name in `/v1/locks/{lock}…`.
+pub(crate) fn lock(uri: &Uri) -> Result<LockName, Refusal> {
+    let refusal = |why: String| Refusal::new(Code::InvalidLock, why);
+    let broken = || refusal("the lock's name has a % that no two hex digits follow".to_owned());
+    let bytes = percent_decode(segment(uri, LOCK_AT)).ok_or_else(broken)?;
+    LockName::from_bytes(&bytes).map_err(|error| refusal(error.to_string()))
 }
 
 /// The id in `/v1/objects/{id}…`, the shard in `/v1/stores/{shard}…`: neither needs an escape.

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use consumers::groups::Groups;
+use consumers::locks::Locks;
 use consumers::{Ledger, OPEN_TABLES, Stores};
 use tlog::storage::Disk;
 use tlog::{Clock, Log};
@@ -85,7 +86,8 @@ impl Server {
         let broker = Arc::new(Broker {
             log,
             stores,
-            groups: Groups::new(Arc::clone(&ledger), clock, boot),
+            groups: Groups::new(Arc::clone(&ledger), Arc::clone(&clock), boot),
+            locks: Locks::new(Arc::clone(&ledger), clock),
             ledger,
             closing: CancellationToken::new(),
             timeouts: config.timeouts,
