@@ -6,12 +6,13 @@ DATA   ?= ./data
 TLOG   := target/release/tlog
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test lint bench demo demo-queue
+.PHONY: help setup build run test lint bench demo demo-queue demo-lock
 
 help:
 	@echo "make run     build, and serve on $(LISTEN) from $(DATA)"
 	@echo "make demo    publish, follow, rebuild and read this machine's own package database"
 	@echo "make demo-queue   workers that share jobs: one is killed, one job can't be done"
+	@echo "make demo-lock    three clients hold one lock in turn; the broker is killed meanwhile"
 	@echo "make test    every test"
 	@echo "make lint    format, clippy, docs"
 	@echo "make fuzz    one fuzz target: TARGET=frame TIME=60"
@@ -58,6 +59,9 @@ demo: build
 
 demo-queue: build
 	python3 demo/queue.py $(TLOG)
+
+demo-lock: build
+	python3 demo/lock.py $(TLOG)
 
 # The log and its consumers on a simulated disk: SEEDS new seeds, for as long as they take. The last lines
 # say what they amount to, and which faults there were.

@@ -32,6 +32,7 @@
 //! | read by key | [`Namespace::latest`], [`Namespace::range`] |
 //! | read by object id | [`Client::object`], [`Client::previous`] |
 //! | share records out among workers | [`Group`], [`Worker`] |
+//! | hold what only one may hold | [`Lock`], [`HeldLock`] |
 //! | see the stores, rebuild one | [`Client::stores`], [`Client::rebuild_store`] |
 //!
 //! The log has no silent gaps. Where a disk has lost records, and the log was repaired without them,
@@ -48,6 +49,7 @@ mod group;
 mod http;
 mod keys;
 mod lease;
+mod lock;
 mod losses;
 mod namespace;
 mod pages;
@@ -70,6 +72,7 @@ pub use event::Event;
 pub use group::{Group, GroupInfo, GroupLag, GroupState, Seek, WorkerState};
 pub use keys::Range;
 pub use lease::{Leased, Settled};
+pub use lock::{Acquire, HeldLock, Lock, LockState};
 pub use losses::{Losses, MAX_LOST_RANGES};
 pub use namespace::{Ensured, Namespace, NamespaceInfo};
 pub use publish::{Append, Published, Sequenced};

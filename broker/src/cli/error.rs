@@ -1,13 +1,14 @@
 //! Why a command failed: one line.
 
 use std::io;
-use std::process::ExitCode;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitCode, ExitStatus};
 
 use super::bench::BenchError;
 use super::health::HealthError;
 use super::output::count;
 
-/// The status where only what is derived is wrong: 1 is every other error, 2 a misspelled command line.
+/// The status where only what is derived is wrong: 1 is every other error but a command's, 2 a misspelled command line.
 const DERIVED: u8 = 3;
 
 /// Why a command failed.
@@ -78,6 +79,15 @@ pub(crate) enum CliError {
         /// How many.
         faults: usize,
     },
+    /// A command that was run while a lock was held has failed: its status is this process's.
+    #[error("the command ended with {0}")]
+    Command(ExitStatus),
+    /// The lock was lost while a command ran.
+    #[error("the lock {0:?} was lost, and so the command was ended")]
+    LockLost(String),
+    /// Told to end before there was anything to do.
+    #[error("told to end")]
+    Interrupted,
     /// The key has no value.
     #[error("the key {0:?} has no value")]
     NoValue(String),
@@ -92,6 +102,11 @@ impl CliError {
     pub(crate) fn status(&self) -> ExitCode {
         match self {
             CliError::Derived { .. } => ExitCode::from(DERIVED),
+            // As shells have it: what a signal has ended has 128 and the signal's number.
+            CliError::Command(status) => {
+                let code = status.code().or_else(|| Some(128 + status.signal()?));
+                code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
+            }
             _ => ExitCode::FAILURE,
         }
     }

@@ -9,6 +9,7 @@
 //! | [`get`] | the latest value of a key |
 //! | [`namespaces`], [`stores`], [`groups`] | what there is |
 //! | [`group`], [`work`] | consumer groups: to change one, to work in one |
+//! | [`lock`] | a command that runs while a lock is held |
 //! | [`check`], [`repair`] | a data folder, verified offline; what is damaged, made whole |
 //! | [`mod@bench`], [`health`] | load; whether a broker answers |
 //! | [`connect`], [`error`], [`output`], [`progress`], [`signals`] | what they share |
@@ -25,6 +26,7 @@ mod group;
 mod groups;
 mod health;
 mod lines;
+mod lock;
 mod namespaces;
 mod output;
 mod progress;
@@ -96,6 +98,12 @@ enum Command {
     /// command wrote to stderr as its error. SIGTERM or SIGINT waits for the commands that run; a second
     /// one kills them.
     Work(work::WorkArgs),
+    /// Run a command while a lock is held, or say who holds it
+    ///
+    /// The command gets the fencing token in TLOG_LOCK_TOKEN: every later holder has a higher one. Its status is that
+    /// of this process. It is a process group of its own, does not read from the terminal, and is ended when the
+    /// lock is lost: the broker could not be reached in time, or someone else has released it.
+    Lock(lock::LockArgs),
     /// Verify a data folder: every CRC, offset, id and chain, and all that is derived
     ///
     /// Changes nothing. The status is 0 where all is as it must be (losses that a repair has marked are named),
@@ -154,6 +162,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Groups(args) => in_runtime(groups::run(args)),
         Command::Group(command) => in_runtime(group::run(command)),
         Command::Work(args) => in_runtime(work::run(args)),
+        Command::Lock(args) => in_runtime(lock::run(args)),
         Command::Check(args) => check::run(&args),
         Command::Repair(args) => repair::run(&args),
         Command::Bench { broker, args } => Ok(bench::run(&args, &broker.url, broker.json)?),
