@@ -215,7 +215,7 @@ async fn a_command_runs_while_the_lock_is_held() {
     let broker = Broker::start(folder.path());
     let printer = lock(&broker.address().to_string(), "l");
     let done = run(&broker, &["l", "--", "sh", "-c", "echo token $TLOG_LOCK_TOKEN; exit 7"]);
-    assert_eq!((done.status.code(), &*text(&done.stdout)), (Some(7), "token 0\n"), "{done:?}");
+    assert_eq!((done.status.code(), &*text(&done.stdout)), (Some(7), "token 1\n"), "{done:?}");
     assert_eq!(printer.state().await.unwrap(), None, "it is released");
     assert_eq!(text(&run(&broker, &["l"]).stdout), "free\n");
 

@@ -6,7 +6,7 @@ use std::collections::btree_map::Entry;
 use rocksdb::{DB, WriteBatch};
 use wire::{LockName, Offset};
 
-use super::event::LockEvent;
+use super::event::{LockEvent, token_at};
 use super::rows::{self, Kept};
 use crate::ledger::LedgerError;
 
@@ -50,7 +50,7 @@ impl Kept {
     /// holder says that is one no more changes nothing.
     pub(super) fn apply(kept: &mut Option<Kept>, offset: Offset, event: LockEvent) {
         match event {
-            LockEvent::Granted { owner, ttl_ms } => *kept = Some(Kept { token: offset, ttl_ms, owner }),
+            LockEvent::Granted { owner, ttl_ms } => *kept = Some(Kept { token: token_at(offset), ttl_ms, owner }),
             LockEvent::Extended { token, ttl_ms } => {
                 if let Some(kept) = kept.as_mut().filter(|kept| kept.token == token) {
                     kept.ttl_ms = kept.ttl_ms.max(ttl_ms);
@@ -71,14 +71,14 @@ mod tests {
         let kept = |token, ttl_ms, owner: &str| Some(Kept { token, ttl_ms, owner: owner.into() });
         let mut now = None;
         for (offset, event, then) in [
-            (3, LockEvent::Released { token: 3 }, None),
-            (4, granted("anna"), kept(4, 5, "anna")),
-            (5, LockEvent::Extended { token: 3, ttl_ms: 9 }, kept(4, 5, "anna")),
-            (6, LockEvent::Extended { token: 4, ttl_ms: 9 }, kept(4, 9, "anna")),
-            (7, LockEvent::Extended { token: 4, ttl_ms: 8 }, kept(4, 9, "anna")),
-            (8, granted("ben"), kept(8, 5, "ben")),
-            (9, LockEvent::Released { token: 4 }, kept(8, 5, "ben")),
-            (10, LockEvent::Released { token: 8 }, None),
+            (3, LockEvent::Released { token: 4 }, None),
+            (4, granted("anna"), kept(5, 5, "anna")),
+            (5, LockEvent::Extended { token: 4, ttl_ms: 9 }, kept(5, 5, "anna")),
+            (6, LockEvent::Extended { token: 5, ttl_ms: 9 }, kept(5, 9, "anna")),
+            (7, LockEvent::Extended { token: 5, ttl_ms: 8 }, kept(5, 9, "anna")),
+            (8, granted("ben"), kept(9, 5, "ben")),
+            (9, LockEvent::Released { token: 5 }, kept(9, 5, "ben")),
+            (10, LockEvent::Released { token: 9 }, None),
         ] {
             Kept::apply(&mut now, offset, event);
             assert_eq!(now, then, "after {offset}");

@@ -10,8 +10,7 @@
 //!       released:   token u64
 //! ```
 //!
-//! Numbers are little-endian. The token of a grant is not in it: it is the event's own offset, which is never
-//! given twice and only grows (invariant 3).
+//! Numbers are little-endian. The token of a grant is not in it: see [`token_at`].
 
 use std::sync::Arc;
 
@@ -27,10 +26,16 @@ const RELEASED: u8 = 18;
 #[cfg(test)]
 const TAGS: std::ops::RangeInclusive<u8> = GRANTED..=RELEASED;
 
+/// The fencing token of a grant that stands at this offset of its partition's control records: the offset behind
+/// it, which is never given twice and only grows (invariant 3). No token is 0, so who has seen none may begin there.
+pub(super) fn token_at(offset: Offset) -> Offset {
+    offset + 1
+}
+
 /// Something that happened to a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LockEvent {
-    /// It is this owner's, and no other's any more. The event's offset is the token.
+    /// It is this owner's, and no other's any more. Where the event stands makes the token.
     Granted {
         /// Who holds it.
         owner: Arc<str>,

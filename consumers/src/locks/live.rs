@@ -18,7 +18,7 @@ use tokio::sync::{Notify, oneshot};
 use wire::{LockName, Offset};
 
 use super::error::LocksError;
-use super::event::LockEvent;
+use super::event::{LockEvent, token_at};
 use super::metrics::LockMetrics;
 use super::queue::{Due, Holder, Queue};
 use super::rows;
@@ -176,7 +176,7 @@ impl Partition {
         self.act(&name, |queue, now| match noted {
             Ok(noted) => {
                 self.around.metrics.granted.increment(1);
-                let mut answered = queue.granted(now, noted.next_offset).into_iter();
+                let mut answered = queue.granted(now, token_at(noted.next_offset)).into_iter();
                 let held = queue.holder().map(|holder| self.held(holder, now));
                 let first = answered.next().zip(held).map(|(first, held)| first.reply.send(Ok(held)));
                 let mut any = matches!(first, Some(Ok(())));

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   ask, extend, release ──▶ queue: holder · waiters ──▶ event ──▶ log
-//!                              ▲                                    │ durable: its offset is the token
+//!                              ▲                                    │ durable: its place is the token
 //!                              └────────────────────────────────────┤
 //!                              ▲ at a start: held for the whole time ▼
 //!                              └────────────────────────────────── rows
