@@ -11,9 +11,10 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`offsets`] | how far a consumer has come in each partition |
-//! | [`Ledger`] | the rows that are made of control frames: what groups and locks keep |
+//! | [`Ledger`] | the rows that are made of control frames: what groups, locks and rooms keep |
 //! | [`groups`] | who works on which record: what consumer groups do and keep |
 //! | [`locks`] | who holds what: one owner at a time |
+//! | [`rooms`] | who follows which keys, and what is for whom |
 //! | `stores` | the 256 materialized stores: opening them, and what can be asked |
 //! | `stores::rows` | every row, byte by byte |
 //! | `stores::ring` | what the threads share: the database, each partition's turn |
@@ -56,11 +57,13 @@ pub mod locks;
 #[cfg(feature = "mutants")]
 pub mod mutants;
 pub mod offsets;
+pub mod rooms;
 mod stores;
 
 pub use groups::Groups;
 pub use ledger::{Ledger, LedgerError};
 pub use locks::Locks;
+pub use rooms::Rooms;
 pub use stores::{
     KeyPage, KeyRange, OPEN_TABLES, RawRow, StoreState, StoredRecord, Stores, StoresCheck, StoresDriver, StoresError,
 };

@@ -8,6 +8,7 @@ use tlog::{ControlError, ReadError};
 use crate::groups::GroupEventError;
 use crate::locks::LockEventError;
 use crate::offsets::OffsetError;
+use crate::rooms::RoomEventError;
 
 /// Why the ledger could not be opened, or its rows not be made or read.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +71,9 @@ pub enum LedgerError {
     /// An event of a lock is not one.
     #[error(transparent)]
     LockEvent(#[from] LockEventError),
+    /// An event of rooms or of a subscriber is not one.
+    #[error(transparent)]
+    RoomEvent(#[from] RoomEventError),
     /// An offset row could not be read or is not one.
     #[error(transparent)]
     Offset(#[from] OffsetError),

@@ -1,11 +1,13 @@
-//! The ledger: what groups and locks keep, as rows in one RocksDB, and who makes them of the log: a thread a
+//! The ledger: what groups, locks and rooms keep, as rows in one RocksDB, and who makes them of the log: a thread a
 //! partition that applies the events in its control frames. Rows and offset row go in one batch
 //! (invariant 8), so rows are always those of a position.
 //!
 //! ```text
 //!            step: frames up to a size
-//!   log ──▶ apply: events ─▶ their changes ───┬─▶ batch ─▶ RocksDB ◀── groups, locks read
-//!                            offset row ──────┘              │ wait_applied
+//!   log ──▶ apply: events ─▶ their changes ───┬─▶ batch ─▶ RocksDB ◀── groups, locks, rooms read
+//!                            offset row ──────┘     │
+//!                                                   ├─ then: hints to those who are connected
+//!                                                   └─ then: applied, who waits goes on
 //! ```
 //!
 //! ```text
@@ -31,17 +33,19 @@ use std::time::Duration;
 use futures::executor::block_on;
 use metrics::counter;
 use parking_lot::Mutex;
-use rocksdb::{DB, FlushOptions, WriteBatch};
+use rocksdb::{DB, FlushOptions, IteratorMode, WriteBatch};
 use tlog::{Log, Watermark};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
-use wire::Position;
+use wire::{Frame, Position};
 
-use self::apply::Changes;
+use self::apply::{Changes, events_of};
 pub use self::error::LedgerError;
+use crate::RawRow;
 use crate::insist::insist;
 use crate::offsets::{Consumer, OffsetError, OffsetRow};
+use crate::rooms::{Hub, set_merge};
 use crate::stores::options::{options, unlogged};
 
 /// The version of the layout of all rows.
@@ -55,6 +59,9 @@ const BATCH_BYTES: usize = 1 << 20;
 
 /// How long the log may gather after a batch that nobody waits for.
 const GATHER: Duration = Duration::from_millis(5);
+
+/// The same while someone is connected, who is told of records behind the batch that they are in.
+const SHORT_GATHER: Duration = Duration::from_millis(1);
 
 /// After so much of the log the rows are saved: a crash costs no more than to read that again.
 const SAVE_EVERY_BYTES: u64 = 128 << 20;
@@ -79,6 +86,8 @@ struct Rows {
     db: DB,
     log: Log,
     partitions: Vec<Partition>,
+    /// Who is connected.
+    hub: Hub,
     stop: CancellationToken,
 }
 
@@ -163,6 +172,11 @@ impl Ledger {
         &self.rows.db
     }
 
+    /// Who is connected.
+    pub(crate) fn hub(&self) -> &Hub {
+        &self.rows.hub
+    }
+
     /// The log that they are made of.
     pub(crate) fn log(&self) -> &Log {
         &self.rows.log
@@ -171,6 +185,14 @@ impl Ledger {
     /// Cancelled once the ledger is closed.
     pub(crate) fn closed(&self) -> &CancellationToken {
         &self.rows.stop
+    }
+
+    /// All rows, as they are drawn in the files that know them, in the order of their keys.
+    ///
+    /// # Errors
+    /// Where RocksDB can't read them.
+    pub fn raw_rows(&self) -> Result<Vec<RawRow>, LedgerError> {
+        Ok(self.rows.db.iterator(IteratorMode::Start).collect::<Result<_, _>>()?)
     }
 
     /// Ends the threads and saves what is applied. Blocking.
@@ -203,9 +225,10 @@ impl Rows {
         let failed = |source| LedgerError::Open { dir: dir.to_owned(), source };
         let mut options = options(open_tables).map_err(failed)?;
         options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+        set_merge(&mut options);
         let db = DB::open(&options, dir).map_err(failed)?;
-        let stop = CancellationToken::new();
-        let mut rows = Rows { dir: dir.to_owned(), db, log, partitions: Vec::new(), stop };
+        let (hub, stop) = (Hub::new(), CancellationToken::new());
+        let mut rows = Rows { dir: dir.to_owned(), db, log, partitions: Vec::new(), hub, stop };
         rows.check_meta()?;
         for id in 0..rows.log.partitions() {
             let offset = OffsetRow::read(&rows.db, Consumer::Ledger, id)?.unwrap_or(OffsetRow::START);
@@ -266,7 +289,7 @@ impl Rows {
             match self.step(partition, BATCH_BYTES) {
                 // Whoever ends the thread unparks it.
                 Ok(true) if self.partitions[usize::from(partition)].applied.receiver_count() == 0 => {
-                    thread::park_timeout(GATHER);
+                    thread::park_timeout(if self.hub.is_active() { SHORT_GATHER } else { GATHER });
                 }
                 Ok(true) => {}
                 Ok(false) => match block_on(self.stop.run_until_cancelled(watermark.changed())) {
@@ -281,31 +304,51 @@ impl Rows {
     }
 
     fn step(&self, partition: u16, max_bytes: usize) -> Result<bool, LedgerError> {
-        let Partition { turn, applied } = &self.partitions[usize::from(partition)];
-        let mut turn = turn.lock();
+        let mut turn = self.partitions[usize::from(partition)].turn.lock();
         let frames = self.log.scan(partition, turn.offset.position).read_blocking(max_bytes)?;
-        let mut changes = Changes::of(partition);
-        let mut offset = turn.offset;
-        for frame in &frames {
-            changes.apply(&self.db, frame)?;
-            offset.pass(frame);
+        let here = [partition, self.log.partitions()];
+        let mut changes = Changes::of(here);
+        let mut begun = 0;
+        for (at, frame) in frames.iter().enumerate() {
+            let events = events_of(frame)?;
+            if changes.end_before(&events) {
+                let ended = std::mem::replace(&mut changes, Changes::of(here));
+                self.write(partition, &mut turn, ended, &frames[begun..at])?;
+                begun = at;
+            }
+            changes.apply(&self.db, frame, events)?;
         }
         if frames.is_empty() {
             return Ok(false);
         }
+        self.write(partition, &mut turn, changes, &frames[begun..])?;
+        Ok(true)
+    }
+
+    /// Writes what these frames change; then tells of it; then says that it is applied.
+    fn write(
+        &self,
+        partition: u16,
+        turn: &mut Turn,
+        mut changes: Changes,
+        frames: &[Frame],
+    ) -> Result<(), LedgerError> {
+        let mut offset = turn.offset;
+        frames.iter().for_each(|frame| offset.pass(frame));
         let mut batch = WriteBatch::default();
         changes.write(&mut batch)?;
         offset.put(&mut batch, Consumer::Ledger, partition);
         self.db.write_opt(batch, &unlogged())?;
         turn.offset = offset;
+        self.hub.notice(&changes.rooms.notices);
+        let told = self.hub.tell(&self.db, frames);
+        self.partitions[usize::from(partition)].applied.send_replace(offset.watermark());
         if offset.position - turn.saved > SAVE_EVERY_BYTES {
             let mut flush = FlushOptions::default();
             flush.set_wait(false);
             self.db.flush_opt(&flush)?;
             turn.saved = offset.position;
         }
-        drop(turn);
-        applied.send_replace(offset.watermark());
-        Ok(true)
+        told
     }
 }

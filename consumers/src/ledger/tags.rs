@@ -10,7 +10,8 @@
 //!         'g' 'l'   groups, their dead letters          groups/rows.rs
 //!         'k'       locks that are held                 locks/rows.rs
 //!         'r' 'j'   who is in a room, what one joined   rooms/rows.rs
-//!         's' 'n' 'f' 'd'   subscribers, their slots    rooms/rows.rs
+//!         's' 'a'   subscribers, how far they are   rooms/rows.rs
+//!         'd' 'f' 'n'   slots: dead, free, the next    rooms/rows.rs
 //! ```
 
 /// The row that says what made the others.
@@ -25,6 +26,27 @@ pub(crate) const LETTER: u8 = b'l';
 /// A lock that is held.
 pub(crate) const LOCK: u8 = b'k';
 
+/// The slots in a room.
+pub(crate) const ROOM: u8 = b'r';
+
+/// That a slot is in a room.
+pub(crate) const JOINED: u8 = b'j';
+
+/// A subscriber.
+pub(crate) const SUBSCRIBER: u8 = b's';
+
+/// How far a subscriber is done with a namespace.
+pub(crate) const ACKED: u8 = b'a';
+
+/// A slot whose subscriber was deleted.
+pub(crate) const DEAD: u8 = b'd';
+
+/// A slot that is free.
+pub(crate) const FREE: u8 = b'f';
+
+/// How many slots a partition has given out.
+pub(crate) const NEXT_SLOT: u8 = b'n';
+
 /// Whose an event is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EventOf {
@@ -32,6 +54,8 @@ pub(crate) enum EventOf {
     Group,
     /// A lock.
     Lock,
+    /// Rooms, or a subscriber.
+    Rooms,
 }
 
 impl EventOf {
@@ -40,6 +64,7 @@ impl EventOf {
         match bytes.first()? {
             1..=5 => Some(EventOf::Group),
             16..=18 => Some(EventOf::Lock),
+            32..=63 => Some(EventOf::Rooms),
             _ => None,
         }
     }
