@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod groups;
+pub mod rooms;
 
 use std::io::IoSlice;
 use std::path::Path;
