@@ -55,7 +55,9 @@ fn op() -> impl Strategy<Value = Op> {
 
 /// The log: records, or losses. A key decides the shard.
 fn log() -> impl Strategy<Value = Vec<Option<(Option<u64>, u8, u32)>>> {
-    let record = (prop::option::weighted(0.9, 0..5u64), any::<u8>(), 1..12u32)
+    // One key has as many as all others.
+    let key = prop_oneof![Just(0), 0..5u64];
+    let record = (prop::option::weighted(0.9, key), any::<u8>(), 1..12u32)
         .prop_map(|(key, shard, bytes)| (key, key.map_or(shard, |key| key as u8 * 50), bytes));
     prop::collection::vec(prop::option::weighted(0.93, record), 1..70)
 }
@@ -98,6 +100,9 @@ struct Model {
     now: u64,
     /// What was offered and is not forgotten by a restart.
     known: BTreeMap<Offset, Known>,
+    /// Up to where it was offered, and what of that had no room and is to come again.
+    next: Offset,
+    deferred: BTreeMap<Offset, u64>,
     attempts: BTreeMap<Offset, u32>,
     given: Vec<Token>,
     commits: Vec<Vec<Token>>,
@@ -126,6 +131,8 @@ impl Model {
             boot: 1,
             now: 1,
             known: BTreeMap::new(),
+            next: 0,
+            deferred: BTreeMap::new(),
             attempts: BTreeMap::new(),
             given: Vec::new(),
             commits: Vec::new(),
@@ -177,24 +184,81 @@ impl Model {
         for _ in 0..count {
             let Some(wanted) = self.dispatch.wants() else { break };
             assert!(!self.settled.contains_key(&wanted), "{wanted} was acked");
-            let from = wanted as usize;
-            let Some(found) = (from..self.log.len()).find(|offset| self.log[*offset].is_some()) else {
-                self.dispatch.pass(self.log.len() as u64);
-                break;
-            };
-            let (key, shard, bytes) = self.log[found].unwrap();
-            let offset = found as Offset;
-            assert!(self.dispatch.offer(Pending { offset, shard: Shard(shard), key, bytes }));
-            // Once more changes nothing.
-            assert!(self.dispatch.offer(Pending { offset, shard: Shard(shard), key, bytes }));
-            if !self.settled.contains_key(&offset) {
-                let attempts = self.attempts.get(&offset).copied().unwrap_or(0);
-                let known = Known { key, shard, bytes, attempts, life: Life::Ready };
-                assert!(self.known.insert(offset, known).is_none());
+            self.check_wanted(wanted);
+            // A read has a few.
+            for at in wanted as usize..self.log.len().min(wanted as usize + 3) {
+                let Some((key, shard, bytes)) = self.log[at] else { continue };
+                let offset = at as Offset;
+                let pending = Pending { offset, shard: Shard(shard), key, bytes };
+                let has_room = self.room() > 0 || offset < self.next || self.settled.contains_key(&offset);
+                assert_eq!(self.dispatch.offer(pending), has_room);
+                if !has_room {
+                    break;
+                }
+                self.offered(offset);
+                // Once more changes nothing.
+                assert!(self.dispatch.offer(pending));
+            }
+            let read = wanted + 3;
+            if (wanted..read).all(|offset| self.log.get(offset as usize).is_none_or(Option::is_none)) {
+                self.dispatch.pass(read.min(self.log.len() as Offset));
+                self.next = self.next.max(read.min(self.log.len() as Offset));
             }
         }
         let acked = merged(self.dispatch.take_skipped());
         self.progress.apply(&Progressed { acked, ..Progressed::default() });
+    }
+
+    /// What goes on is read, or what was left of the key that has the fewest, once that is half its share.
+    fn check_wanted(&self, wanted: Offset) {
+        let heads: Vec<(usize, Offset)> =
+            self.deferred.iter().map(|(offset, key)| (self.of_key(*key), *offset)).collect();
+        let fewest = heads.iter().map(|(count, _)| *count).min().filter(|count| 2 * count < self.room());
+        match fewest {
+            Some(_) => {
+                let key = self.deferred[&wanted];
+                assert_eq!(Some(self.of_key(key)), fewest);
+                assert_eq!(self.first_deferred(key), Some(wanted));
+            }
+            None => assert!(wanted >= self.next, "{wanted} was offered"),
+        }
+    }
+
+    fn room(&self) -> usize {
+        WINDOW - self.unsettled().count()
+    }
+
+    fn of_key(&self, key: u64) -> usize {
+        self.unsettled().filter(|(_, known)| known.key == Some(key)).count()
+    }
+
+    fn first_deferred(&self, key: u64) -> Option<Offset> {
+        self.deferred.iter().find(|(_, of)| **of == key).map(|(offset, _)| *offset)
+    }
+
+    fn offered(&mut self, offset: Offset) {
+        let (key, shard, bytes) = self.log[offset as usize].unwrap();
+        let ordered = key.filter(|_| self.config.order == Order::Key);
+        let (count, room) = (ordered.map_or(0, |key| self.of_key(key)), self.room());
+        let first = ordered.and_then(|key| self.first_deferred(key));
+        if offset < self.next {
+            if first != Some(offset) || count >= room {
+                return;
+            }
+            self.deferred.remove(&offset);
+        } else {
+            self.next = offset + 1;
+            if self.settled.contains_key(&offset) {
+                return;
+            }
+            if let Some(key) = ordered.filter(|_| first.is_some() || count >= room) {
+                self.deferred.insert(offset, key);
+                return;
+            }
+        }
+        let attempts = self.attempts.get(&offset).copied().unwrap_or(0);
+        let known = Known { key, shard, bytes, attempts, life: Life::Ready };
+        assert!(self.known.insert(offset, known).is_none());
     }
 
     /// Whether a record may go out, the records before it in a lease given.
@@ -393,6 +457,8 @@ impl Model {
         self.boot += 1;
         self.dispatch = Dispatch::new(&self.config, &self.progress, self.boot, WINDOW);
         self.known.clear();
+        self.deferred.clear();
+        self.next = self.progress.floor();
         self.commits.clear();
         (self.delivered, self.redelivered, self.dead) = (0, 0, 0);
     }
@@ -495,6 +561,27 @@ fn a_poison_record_holds_up_its_key_and_no_other() {
     model.commit(0, true);
     assert_eq!(model.dispatch.figures().dead_lettered, 1);
     assert_eq!(model.lease(0, 100, EVERYTHING).iter().map(|token| token.offset).collect::<Vec<_>>(), [1, 5]);
+}
+
+/// A key with far more records than the window holds, all held up: others go on, however many come behind it,
+/// and it goes on itself, in order, once it can.
+#[test]
+fn a_hot_key_that_is_held_up_leaves_room_for_others() {
+    let keys: Vec<Option<u64>> = (0..500).map(|offset| Some(if offset % 50 == 49 { offset } else { 0 })).collect();
+    let mut model = offered(Order::Key, &keys);
+    let held = model.lease(0, 1, EVERYTHING);
+    assert_eq!(held[0].offset, 0);
+    let mut others = Vec::new();
+    for _ in 0..100 {
+        model.offer(10);
+        let tokens = model.lease(0, 100, EVERYTHING);
+        others.extend(tokens.iter().map(|token| token.offset));
+        model.ack(&tokens);
+        model.commit(0, true);
+    }
+    assert_eq!(others, (49..500).step_by(50).collect::<Vec<_>>());
+    model.ack(&held);
+    model.drain();
 }
 
 #[test]

@@ -83,6 +83,9 @@ pub const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
 /// Most records of a group that are read and not settled: waiting, leased, or held up behind others.
 pub const MAX_GROUP_WINDOW: usize = 1 << 16;
 
+/// Records that a group has read and not taken in, as their key had its share of the window: their offsets.
+pub const MAX_GROUP_DEFERRED: usize = 8 * MAX_GROUP_WINDOW;
+
 /// Most workers that a group knows at one time.
 pub const MAX_GROUP_WORKERS: usize = 1024;
 

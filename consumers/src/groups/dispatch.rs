@@ -172,37 +172,69 @@ impl Dispatch {
         }
     }
 
-    /// The offset to go on reading at; nothing while the window is full.
+    /// The offset to go on reading at; nothing while the window is full, or too much was left in the log.
     pub fn wants(&self) -> Option<Offset> {
-        if self.window.is_full() { None } else { Some(self.next) }
+        match &self.lanes {
+            _ if self.window.is_full() => None,
+            Lanes::Any { .. } => Some(self.next),
+            Lanes::Keyed(keyed) => {
+                let next = (!keyed.deferred.is_full()).then_some(self.next);
+                keyed.wants(self.window.room()).or(next)
+            }
+        }
     }
 
-    /// Takes in a record, in the order of offsets. What was offered or acked before is passed over, and
-    /// so are offsets that are left out: they are lost. Says whether there was room.
+    /// Whether there are records to be read again.
+    pub fn wants_again(&self) -> bool {
+        self.wants().is_some_and(|offset| offset < self.next)
+    }
+
+    /// Takes in a record, in the order of offsets from where it was wanted. What was taken in or acked before
+    /// is passed over, and so are offsets that are left out: they are lost. Says whether there was room.
     pub fn offer(&mut self, record: Pending) -> bool {
-        if record.offset < self.next {
+        let Pending { offset, key, .. } = record;
+        let room = self.window.room();
+        if offset < self.next {
+            if let Lanes::Keyed(keyed) = &mut self.lanes
+                && keyed.recall(key, offset, room)
+            {
+                self.take_in(record);
+            }
             return true;
         }
-        self.pass(record.offset);
-        let acked = record.offset < self.ceiling && self.past.is_acked(record.offset);
+        self.pass(offset);
+        let acked = offset < self.ceiling && self.past.is_acked(offset);
         if !acked {
-            if self.window.is_full() {
-                return false;
-            }
-            let attempts = if record.offset < self.ceiling { self.past.attempts(record.offset) } else { 0 };
-            let slot = self.window.insert(record.offset, record.shard, record.bytes, attempts);
-            match &mut self.lanes {
-                Lanes::Any { fresh, .. } => fresh.push_back(slot),
-                Lanes::Keyed(keyed) => keyed.add(&mut self.window, slot, record.key),
+            let deferred = match &mut self.lanes {
+                _ if room == 0 => return false,
+                Lanes::Keyed(keyed) if keyed.deferred.is_full() => return false,
+                Lanes::Keyed(keyed) => keyed.defer(key, offset, room),
+                Lanes::Any { .. } => false,
+            };
+            if !deferred {
+                self.take_in(record);
             }
         }
-        self.next = record.offset.saturating_add(1);
+        self.next = offset.saturating_add(1);
         if self.next < self.ceiling {
             self.next = self.past.next_unacked(self.next);
-        } else if self.ceiling > 0 {
+        } else if self.ceiling > 0 && !self.has_deferred() {
             (self.past, self.ceiling) = (Progress::default(), 0);
         }
         true
+    }
+
+    fn take_in(&mut self, Pending { offset, shard, key, bytes }: Pending) {
+        let attempts = if offset < self.ceiling { self.past.attempts(offset) } else { 0 };
+        let slot = self.window.insert(offset, shard, bytes, attempts);
+        match &mut self.lanes {
+            Lanes::Any { fresh, .. } => fresh.push_back(slot),
+            Lanes::Keyed(keyed) => keyed.add(&mut self.window, slot, key),
+        }
+    }
+
+    fn has_deferred(&self) -> bool {
+        matches!(&self.lanes, Lanes::Keyed(keyed) if !keyed.deferred.is_empty())
     }
 
     /// There are no more records before `offset`: those that have not been offered are lost.

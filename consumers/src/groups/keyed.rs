@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! chain of a key     first ⇄ … ⇄ last, by offset       flying: how many of them are in flight
+//!                    deferred: what follows, by offset, and is not in the window
 //! queue of a shard   the first records of chains that are free
 //! ```
 //!
@@ -9,13 +10,18 @@
 //! its first record stands in its shard's queue, once. Who takes it takes as many ready ones from the
 //! front of the chain as it has room for, and none of the key goes out until those are settled. A
 //! record without a key is a chain by itself.
+//!
+//! A chain may have as many records in the window as there is room for others: one that is held up
+//! gets half of it, two a third each. So as long as their keys are fewer than the window has slots, there
+//! is room for one that is new.
 
 use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
-use wire::Shard;
 use wire::limits::SHARDS;
+use wire::{Offset, Shard};
 
+use super::deferred::Deferred;
 use super::dispatch::Room;
 use super::window::{NONE, Slot, State, Window};
 use super::workers::ShardSet;
@@ -25,6 +31,7 @@ struct Chain {
     key: Option<u64>,
     first: Slot,
     last: Slot,
+    length: u32,
     flying: u32,
 }
 
@@ -39,6 +46,7 @@ pub(super) struct Keyed {
     waiting: ShardSet,
     /// Where the next one looks first, so that no shard of a worker is left out.
     turn: Shard,
+    pub(super) deferred: Deferred,
 }
 
 impl Keyed {
@@ -50,19 +58,54 @@ impl Keyed {
             queues: vec![VecDeque::new(); SHARDS],
             waiting: ShardSet::default(),
             turn: Shard(0),
+            deferred: Deferred::default(),
         }
+    }
+
+    /// Leaves a record in the log whose key has its share of a window with so much `room`; false where
+    /// it is to be taken in.
+    pub(super) fn defer(&mut self, key: Option<u64>, offset: Offset, room: usize) -> bool {
+        let Some(chain) = key.and_then(|key| self.by_key.get(&key).copied()) else { return false };
+        let length = self.chains[chain as usize].length;
+        let crowded = self.deferred.has(chain) || length as usize >= room;
+        if crowded {
+            self.deferred.push(chain, length, offset);
+        }
+        crowded
+    }
+
+    /// Whether a record was left in the log, is the next of its key, and is to be taken in now.
+    pub(super) fn recall(&mut self, key: Option<u64>, offset: Offset, room: usize) -> bool {
+        let Some(chain) = key.and_then(|key| self.by_key.get(&key).copied()) else { return false };
+        let length = self.chains[chain as usize].length;
+        (length as usize) < room && self.deferred.take(chain, length, offset)
+    }
+
+    /// The offset at which to read what was left in the log: once a chain has half its share or less,
+    /// as a read has many.
+    pub(super) fn wants(&self, room: usize) -> Option<Offset> {
+        let (length, offset) = self.deferred.shortest()?;
+        (2 * (length as usize) < room).then_some(offset)
     }
 
     /// Takes in a record that is ready, behind all others of its key.
     pub(super) fn add(&mut self, window: &mut Window, slot: Slot, key: Option<u64>) {
-        if let Some(chain) = key.and_then(|key| self.by_key.get(&key).copied()) {
-            let last = std::mem::replace(&mut self.chains[chain as usize].last, slot);
-            window[last].behind = slot;
-            window[slot].before = last;
-            window[slot].chain = chain;
+        if let Some(index) = key.and_then(|key| self.by_key.get(&key).copied()) {
+            let chain = &mut self.chains[index as usize];
+            self.deferred.resize(index, chain.length, chain.length + 1);
+            chain.length += 1;
+            window[slot].chain = index;
+            let last = std::mem::replace(&mut chain.last, slot);
+            if last == NONE {
+                chain.first = slot;
+                self.queue_if_free(window, index);
+            } else {
+                window[last].behind = slot;
+                window[slot].before = last;
+            }
             return;
         }
-        let alone = Chain { key, first: slot, last: slot, flying: 0 };
+        let alone = Chain { key, first: slot, last: slot, length: 1, flying: 0 };
         let chain = match self.free.pop() {
             Some(chain) => {
                 self.chains[chain as usize] = alone;
@@ -147,6 +190,8 @@ impl Keyed {
     pub(super) fn settled(&mut self, window: &mut Window, slot: Slot) {
         let (index, before, behind) = (window[slot].chain, window[slot].before, window[slot].behind);
         let chain = &mut self.chains[index as usize];
+        self.deferred.resize(index, chain.length, chain.length - 1);
+        chain.length -= 1;
         chain.flying -= 1;
         if before == NONE {
             chain.first = behind;
@@ -160,6 +205,9 @@ impl Keyed {
         }
         if chain.first != NONE {
             self.queue_if_free(window, index);
+            return;
+        }
+        if self.deferred.has(index) {
             return;
         }
         if let Some(key) = chain.key {

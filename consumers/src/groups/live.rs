@@ -228,8 +228,9 @@ impl Live {
         body.dispatch.acked(tokens);
         body.kept.progressed(progressed);
         state.frames.forget_below(body.kept.progress.floor());
+        let more = was_full || body.dispatch.wants_again();
         self.serve(state);
-        if was_full && !state.waiters.is_empty() {
+        if more && !state.waiters.is_empty() {
             self.read_on(state);
         }
     }

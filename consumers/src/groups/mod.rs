@@ -24,6 +24,7 @@
 //! | `dispatch.rs` | what is leased to whom: the state machine |
 //! | `window.rs` | the records that are read and not settled, each in a slot |
 //! | `keyed.rs` | which of them may go out next where order is by key |
+//! | `deferred.rs` | what a key that is held up has left in the log, to be read again |
 //! | `timers.rs` | when leases lapse and retries are due |
 //! | `workers.rs` | who works, and whose the shards are |
 //! | `token.rs` | what a worker shows to settle a record |
@@ -38,6 +39,7 @@
 
 mod answers;
 mod changes;
+mod deferred;
 mod dispatch;
 mod error;
 mod event;

@@ -79,8 +79,13 @@ impl Window {
         self.entries.len() - self.free.len()
     }
 
+    /// How many more records it takes in.
+    pub(super) fn room(&self) -> usize {
+        self.most.saturating_sub(self.len())
+    }
+
     pub(super) fn is_full(&self) -> bool {
-        self.len() >= self.most
+        self.room() == 0
     }
 
     /// Takes in a record that is ready. The caller has seen that the window isn't full.
