@@ -140,6 +140,28 @@ fn what_is_derived_has_a_status_of_its_own_and_comes_back() {
     assert_eq!(tlog(&["check"], &data).0, 0);
 }
 
+#[test]
+fn a_ledger_that_is_wrong_is_named_and_made_again() {
+    let (_dir, data) = folder();
+    let ledger = data.join("ledger");
+    {
+        let db = rocksdb_open(&ledger);
+        db.put(b"g\0\0\x01nobody", b"?").unwrap();
+        db.flush().unwrap();
+    }
+    let (code, said, error) = tlog(&["check"], &data);
+    assert_eq!(code, 3, "{said}{error}");
+    assert!(said.contains("nobody): nothing in the log says so"), "{said}");
+    let (_, said, _) = tlog(&["check", "--json"], &data);
+    let faults = json(&said)["derived_faults"].as_array().unwrap().clone();
+    assert!(faults.len() == 1 && faults[0]["kind"] == "ledger" && faults[0]["key"].is_string());
+    let (code, said, _) = tlog(&["repair", "--json"], &data);
+    assert_eq!((code, &json(&said)["done"], &json(&said)["replaced"]), (0, &true.into(), &json("[\"ledger\"]")));
+    assert!(!ledger.exists() && data.join("stores").exists());
+    Broker::start(&data).terminate();
+    assert_eq!(tlog(&["check"], &data).0, 0);
+}
+
 fn rocksdb_open(dir: &Path) -> rocksdb::DB {
     rocksdb::DB::open(&rocksdb::Options::default(), dir).unwrap()
 }

@@ -50,6 +50,8 @@ macro_rules! mutant {
     };
 }
 
+mod database;
+mod findings;
 pub mod groups;
 mod insist;
 mod ledger;
@@ -60,10 +62,11 @@ pub mod offsets;
 pub mod rooms;
 mod stores;
 
+pub use database::RawRow;
 pub use groups::Groups;
-pub use ledger::{Ledger, LedgerError};
+pub use ledger::{Ledger, LedgerCheck, LedgerDriver, LedgerError};
 pub use locks::Locks;
 pub use rooms::Rooms;
 pub use stores::{
-    KeyPage, KeyRange, OPEN_TABLES, RawRow, StoreState, StoredRecord, Stores, StoresCheck, StoresDriver, StoresError,
+    KeyPage, KeyRange, OPEN_TABLES, StoreState, StoredRecord, Stores, StoresCheck, StoresDriver, StoresError,
 };

@@ -1,4 +1,4 @@
-//! Faults that can be put into the stores on purpose, to prove that the simulation finds each of them:
+//! Faults that can be put into the consumers on purpose, to prove that the simulation finds each of them:
 //! see `tlog/tests/README.md`. Only with the feature `mutants`; without it `mutant!` is `false`, and
 //! nothing of this is compiled.
 
@@ -37,11 +37,31 @@ pub enum Mutant {
     RangeTakesEnd,
     /// The counts of objects begin anew at a start.
     ForgetCounts,
+    /// The ledger's offset row is written by itself, before the state that it stands for.
+    LedgerOffsetRowBeforeState,
+    /// The ledger's offset row is written by itself, behind the state that it stands for.
+    LedgerStateBeforeOffsetRow,
+    /// An ack is answered before it is durable.
+    GroupAckBeforeDurable,
+    /// How often a record has failed is not in the rows.
+    ForgetAttempts,
+    /// A token that has lapsed still acks.
+    AckLapsedToken,
+    /// A record whose ack is durable is delivered again, where it is above the floor.
+    RedeliverAcked,
+    /// A key's records go to several workers at once.
+    TwoOfAKey,
+    /// A dead letter is taken off the list before it is where it should be.
+    LetterNotedFirst,
+    /// Each try to store a dead letter is made by another producer.
+    LetterSentTwice,
+    /// The groups of a deleted namespace stay.
+    KeepDeletedGroups,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 14] = [
+    pub const ALL: [Mutant; 24] = [
         Mutant::OffsetRowBeforeState,
         Mutant::StateBeforeOffsetRow,
         Mutant::HandOverEarly,
@@ -56,6 +76,16 @@ impl Mutant {
         Mutant::KeepManyObjects,
         Mutant::RangeTakesEnd,
         Mutant::ForgetCounts,
+        Mutant::LedgerOffsetRowBeforeState,
+        Mutant::LedgerStateBeforeOffsetRow,
+        Mutant::GroupAckBeforeDurable,
+        Mutant::ForgetAttempts,
+        Mutant::AckLapsedToken,
+        Mutant::RedeliverAcked,
+        Mutant::TwoOfAKey,
+        Mutant::LetterNotedFirst,
+        Mutant::LetterSentTwice,
+        Mutant::KeepDeletedGroups,
     ];
 
     /// Breaks this promise from now on, and keeps all others; with `None` all are kept.

@@ -88,7 +88,7 @@ async fn check_rebuilt(site: &mut Site) {
             left.remove(&partition);
         }
     }
-    assert_eq!(site.ledger.raw_rows().unwrap(), fresh.raw_rows().unwrap());
+    assert_eq!(site.ledger.driver().rows().unwrap(), fresh.driver().rows().unwrap());
     site.rows().check(partitions);
 }
 
@@ -173,8 +173,8 @@ async fn slots_of_the_deleted_are_freed_by_a_task() {
     rooms.put(&name, vec![room(&namespace, "k")]).await.unwrap();
     rooms.delete(&name).await.unwrap();
     assert!(matches!(rooms.delete(&name).await, Err(RoomsError::SubscriberNotFound)));
-    support::until(|| ledger.raw_rows().unwrap().iter().any(|(key, _)| key[0] == b'f')).await;
-    assert!(!ledger.raw_rows().unwrap().iter().any(|(key, _)| b"rjd".contains(&key[0])));
+    support::until(|| ledger.driver().rows().unwrap().iter().any(|(key, _)| key[0] == b'f')).await;
+    assert!(!ledger.driver().rows().unwrap().iter().any(|(key, _)| b"rjd".contains(&key[0])));
     ledger.close();
     assert!(matches!(rooms.put(&name, Vec::new()).await, Err(RoomsError::Closed)));
 }

@@ -59,6 +59,8 @@ pub(crate) struct Inner {
     append_metrics: AppendMetrics,
     /// Sequencers, then keepers: a keeper ends after its sequencer.
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// It has no threads, nor does it use those of others.
+    pub(crate) is_driven: bool,
     _lock: Box<dyn Lock>,
 }
 
@@ -77,7 +79,7 @@ impl Log {
         clock: Arc<dyn Clock>,
         options: Options,
     ) -> Result<Log, OpenError> {
-        let (log, driver) = Log::open_driven(dir, storage, clock, options)?;
+        let (log, driver) = Log::prepare(dir, storage, clock, options, false)?;
         *log.0.threads.lock() = driver.start()?;
         info!(dir = %dir.display(), partitions = log.partitions(), "the log is open");
         Ok(log)
@@ -89,6 +91,16 @@ impl Log {
         storage: Arc<dyn Storage>,
         clock: Arc<dyn Clock>,
         options: Options,
+    ) -> Result<(Log, Driver), OpenError> {
+        Log::prepare(dir, storage, clock, options, true)
+    }
+
+    fn prepare(
+        dir: &Path,
+        storage: Arc<dyn Storage>,
+        clock: Arc<dyn Clock>,
+        options: Options,
+        is_driven: bool,
     ) -> Result<(Log, Driver), OpenError> {
         options.check()?;
         let lock = folder::lock(&*storage, dir)?;
@@ -120,6 +132,7 @@ impl Log {
             segments: Cache::new(options.open_segments),
             append_metrics: AppendMetrics::new(),
             threads: Mutex::default(),
+            is_driven,
             _lock: lock,
         }));
         Ok((log, Driver { turns, rows }))
@@ -261,8 +274,12 @@ impl Log {
 
     /// A partition that takes no writes, and why.
     pub fn failed_partition(&self) -> Option<(u16, String)> {
-        let failed = |partition: &Partition| Some((partition.shared.id, partition.shared.failure()?.to_owned()));
-        self.0.partitions.iter().find_map(failed)
+        (0..self.partitions()).find_map(|partition| Some((partition, self.failure(partition)?)))
+    }
+
+    /// Why a partition takes no writes, if it does not.
+    pub fn failure(&self, partition: u16) -> Option<String> {
+        self.0.partition(partition).shared.failure().map(str::to_owned)
     }
 
     /// Serves what waits, takes no more, and ends the threads. Blocks until that is done.

@@ -89,6 +89,7 @@ impl Reader {
             Found::Frames(frames) => self.advance(frames),
             Found::AtHead => Ok(Vec::new()),
             Found::Deleted => Err(ReadError::NamespaceNotFound),
+            Found::InFile(..) | Found::NotRecent if self.log.is_driven => self.read_blocking(max_bytes),
             Found::InFile(..) | Found::NotRecent => {
                 let mut reader = self.clone();
                 let read = move || reader.read_blocking(max_bytes).map(|frames| (reader.offset, frames));

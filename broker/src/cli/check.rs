@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use consumers::{StoresCheck, StoresError};
+use consumers::{LedgerCheck, LedgerError, StoresCheck, StoresError};
 use serde::Serialize;
 use tempfile::TempDir;
 use tlog::Disk;
@@ -35,13 +35,17 @@ pub(crate) struct FolderArgs {
     pub(crate) json: bool,
 }
 
-/// The stores' part in a look at a data folder, and what it needs.
+/// What consumers have to say when a data folder is looked at, and what they need for it.
 pub(crate) struct Look {
     scratch: TempDir,
     stores: Option<StoresCheck>,
-    failed: Option<StoresError>,
+    ledger: Option<LedgerCheck>,
+    failed: Option<CliError>,
     faults: Vec<Fault>,
 }
+
+/// Made by what, if it is wrong.
+const REBUILT_BY: &str = "tlog repair and the next start";
 
 impl Look {
     pub(crate) fn begin(args: &FolderArgs) -> Result<Look, CliError> {
@@ -52,12 +56,18 @@ impl Look {
         };
         let scratch = scratch.map_err(|source| CliError::io("a temporary folder", source))?;
         let mut faults = Vec::new();
+        let mut closed = |kind, folder, reason: String| {
+            faults.push(Fault::derived(kind, args.data.join(folder), 0, &reason, REBUILT_BY));
+        };
         let stores = StoresCheck::open(&args.data, scratch.path(), partitions).unwrap_or_else(|error| {
-            let (dir, by) = (args.data.join("stores"), "tlog repair and the next start");
-            faults.push(Fault::derived(FaultKind::Stores, dir, 0, &error.to_string(), by));
+            closed(FaultKind::Stores, "stores", error.to_string());
             None
         });
-        Ok(Look { scratch, stores, failed: None, faults })
+        let ledger = LedgerCheck::open(&args.data, scratch.path(), partitions).unwrap_or_else(|error| {
+            closed(FaultKind::Ledger, "ledger", error.to_string());
+            None
+        });
+        Ok(Look { scratch, stores, ledger, failed: None, faults })
     }
 
     pub(crate) fn scratch(&self) -> PathBuf {
@@ -65,21 +75,35 @@ impl Look {
     }
 
     pub(crate) fn frame(&mut self, partition: u16, frame: &Frame) {
-        if self.failed.is_none() {
-            self.failed = self.stores.as_mut().and_then(|stores| stores.frame(partition, frame).err());
+        if self.failed.is_some() {
+            return;
         }
+        let mut take = || {
+            if let Some(stores) = &mut self.stores {
+                stores.frame(partition, frame)?;
+            }
+            if let Some(ledger) = &mut self.ledger {
+                ledger.frame(partition, frame)?;
+            }
+            Ok(())
+        };
+        self.failed = take().err();
     }
 
-    /// What is wrong with the stores.
+    /// What is wrong with what they keep.
     pub(crate) fn end(mut self, wholes: &[Whole]) -> Result<Vec<Fault>, CliError> {
         if let Some(error) = self.failed {
-            return Err(error.into());
+            return Err(error);
         }
+        let unreadable =
+            |kind, folder, reason: String| vec![Fault::derived(kind, PathBuf::from(folder), 0, &reason, REBUILT_BY)];
         if let Some(stores) = self.stores {
-            let (dir, by) = (PathBuf::from("stores"), "tlog repair and the next start");
-            let unreadable =
-                |error: StoresError| vec![Fault::derived(FaultKind::Stores, dir, 0, &error.to_string(), by)];
-            self.faults.extend(stores.finish(wholes).unwrap_or_else(unreadable));
+            let failed = |error: StoresError| unreadable(FaultKind::Stores, "stores", error.to_string());
+            self.faults.extend(stores.finish(wholes).unwrap_or_else(failed));
+        }
+        if let Some(ledger) = self.ledger {
+            let failed = |error: LedgerError| unreadable(FaultKind::Ledger, "ledger", error.to_string());
+            self.faults.extend(ledger.finish(wholes).unwrap_or_else(failed));
         }
         Ok(self.faults)
     }

@@ -67,6 +67,9 @@ pub(crate) enum CliError {
     /// The stores can't be checked.
     #[error("the stores: {0}")]
     Stores(#[from] consumers::StoresError),
+    /// The ledger can't be checked.
+    #[error(transparent)]
+    Ledger(#[from] consumers::LedgerError),
     /// A check has found that nothing is lost, and that something derived is wrong.
     #[error("nothing is lost; what is derived is wrong in {faults} place(s), and can be made again")]
     Derived {

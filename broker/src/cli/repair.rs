@@ -6,6 +6,7 @@ use std::path::Path;
 use clap::Args;
 use serde::Serialize;
 use tlog::Disk;
+use tlog::check::FaultKind;
 use tlog::repair::{self, Plan, Repaired};
 use wire::Frame;
 
@@ -46,16 +47,15 @@ pub(crate) fn run(args: &RepairArgs) -> Result<(), CliError> {
     let mut witness = |partition: u16, frame: &Frame| look.frame(partition, frame);
     let mut told = |_| bar.tick();
     let mut plan = Plan::make(&Disk, data, Some(&scratch), &mut witness, &mut told)?;
-    let stores = look.end(&plan.report().partitions)?;
-    if plan.loses() || !stores.is_empty() {
+    let derived = look.end(&plan.report().partitions)?;
+    for (kind, folder) in [(FaultKind::Stores, "stores"), (FaultKind::Ledger, "ledger")] {
         // They may hold what the log no longer has.
-        plan.set_aside("stores");
-    }
-    if plan.loses() {
-        plan.set_aside("ledger");
+        if plan.loses() || derived.iter().any(|fault| fault.kind == kind) {
+            plan.set_aside(folder);
+        }
     }
     let mut report = plan.report().clone();
-    stores.into_iter().for_each(|fault| report.derived(fault));
+    derived.into_iter().for_each(|fault| report.derived(fault));
     let (replaced, lost) = (plan.replaced(), plan.lost().to_vec());
     let repaired = if plan.is_empty() || args.dry_run { None } else { Some(plan.carry_out()?) };
     bar.finish_and_clear();

@@ -31,6 +31,9 @@ impl Changes {
 
     /// A namespace is deleted, and its groups with it.
     pub(crate) fn forget(&mut self, db: &DB, namespace: NamespaceId) -> Result<(), LedgerError> {
+        if mutant!(KeepDeletedGroups) {
+            return Ok(());
+        }
         let prefix = rows::groups_of(namespace);
         let mut rows = db.raw_iterator();
         rows.seek(prefix);

@@ -203,7 +203,7 @@ impl Dispatch {
             return true;
         }
         self.pass(offset);
-        let acked = offset < self.ceiling && self.past.is_acked(offset);
+        let acked = offset < self.ceiling && self.past.is_acked(offset) && !mutant!(RedeliverAcked);
         if !acked {
             let deferred = match &mut self.lanes {
                 _ if room == 0 => return false,
@@ -216,7 +216,7 @@ impl Dispatch {
             }
         }
         self.next = offset.saturating_add(1);
-        if self.next < self.ceiling {
+        if self.next < self.ceiling && !mutant!(RedeliverAcked) {
             self.next = self.past.next_unacked(self.next);
         } else if self.ceiling > 0 && !self.has_deferred() {
             (self.past, self.ceiling) = (Progress::default(), 0);
@@ -317,6 +317,13 @@ impl Dispatch {
                     self.window[slot].state = State::Committing;
                     settled.held.push(*token);
                 }
+                None if mutant!(AckLapsedToken) => match self.window.leased_of(token.offset) {
+                    Some(slot) => {
+                        self.window[slot].state = State::Committing;
+                        settled.held.push(self.token(slot));
+                    }
+                    None => settled.lapsed.push(*token),
+                },
                 None => settled.lapsed.push(*token),
             }
         }

@@ -30,9 +30,7 @@ pub(super) async fn run(groups: Weak<Inner>) {
     else {
         return;
     };
-    if let Err(error) = load_letters(&groups).await {
-        error!(%error, "groups that have dead letters to send were not found: they send them once they are used");
-    }
+    begin(groups.clone()).await;
     while let Some(inner) = groups.upgrade() {
         let any = inner.tick();
         drop(inner);
@@ -46,6 +44,13 @@ pub(super) async fn run(groups: Weak<Inner>) {
         if stop.run_until_cancelled(next).await.is_none() {
             return;
         }
+    }
+}
+
+/// Does what is due once.
+pub(super) async fn begin(groups: Weak<Inner>) {
+    if let Err(error) = load_letters(&groups).await {
+        error!(%error, "groups that have dead letters to send were not found: they send them once they are used");
     }
 }
 
@@ -77,7 +82,7 @@ async fn load_letters(groups: &Weak<Inner>) -> Result<(), GroupsError> {
 
 impl Inner {
     /// Does what is due. Whether any group is in memory.
-    fn tick(self: &Arc<Self>) -> bool {
+    pub(super) fn tick(self: &Arc<Self>) -> bool {
         let groups = self.live_groups();
         for live in &groups {
             let state = &mut *live.state.lock();

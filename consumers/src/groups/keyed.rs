@@ -151,6 +151,11 @@ impl Keyed {
                     break;
                 }
             }
+            if mutant!(TwoOfAKey) && slot != NONE && window[slot].state == State::Ready {
+                self.queues[usize::from(shard.0)].push_back(slot);
+                self.waiting.insert(shard);
+                return;
+            }
         }
     }
 

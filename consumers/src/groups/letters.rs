@@ -9,6 +9,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use futures::FutureExt;
 use futures::future::join_all;
 use tlog::{Append, AppendError, Log, Namespace, SharedFrame};
 use tracing::warn;
@@ -75,7 +76,12 @@ async fn send(live: &Arc<Live>) -> Result<bool, GroupsError> {
         Some(to) => {
             let to = namespace(&live.around.log, &to).await?;
             let sends = letters.iter().map(|(number, dead)| send_one(live, &to, incarnation, *number, dead));
-            for ((_, dead), sent) in letters.iter().zip(join_all(sends).await) {
+            let sent = if mutant!(LetterNotedFirst) {
+                sends.map(|send| send.now_or_never().unwrap_or(Ok(()))).collect()
+            } else {
+                join_all(sends).await
+            };
+            for ((_, dead), sent) in letters.iter().zip(sent) {
                 match sent {
                     Ok(()) => stored.push(dead.offset),
                     Err(error) => {
@@ -121,7 +127,8 @@ async fn namespace(log: &Log, name: &NamespaceName) -> Result<Namespace, GroupsE
 
 async fn send_one(live: &Live, to: &Namespace, incarnation: u32, number: u64, dead: &Dead) -> Result<(), GroupsError> {
     let (id, generation) = (live.namespace.id(), live.namespace.generation());
-    let from = format!("dead letter {number} of {id} {generation} {incarnation} ");
+    let try_of = if mutant!(LetterSentTwice) { live.now() } else { number };
+    let from = format!("dead letter {try_of} of {id} {generation} {incarnation} ");
     let producer = producer(&[from.as_bytes(), live.name.as_bytes()]);
     let frame = read_frame(&live.around.log, &live.namespace, dead.offset).await?;
     let record = record_in(&frame, dead.offset);

@@ -138,8 +138,9 @@ pub(super) fn write(
         }
         return Ok(());
     };
-    let is_new = |number: &u64| before.is_none_or(|before| !before.letters.contains_key(number));
-    for (number, dead) in kept.letters.iter().filter(|(number, _)| is_new(number)) {
+    // A number comes again where the group ended in between, and was made anew.
+    let is_new = |number: &u64, dead: &Dead| before.is_none_or(|before| before.letters.get(number) != Some(dead));
+    for (number, dead) in kept.letters.iter().filter(|(number, dead)| is_new(number, dead)) {
         batch.put(letter(namespace, name, *number), encode_letter(dead));
     }
     batch.put(&key, encode(kept).map_err(|reason| LedgerError::damaged(&key, &reason))?);

@@ -60,6 +60,24 @@ impl Groups {
     /// The groups that a ledger keeps. `boot` is a random number: tokens from before mean nothing. Within a
     /// Tokio runtime.
     pub fn new(ledger: Arc<Ledger>, clock: Arc<dyn Clock>, boot: u64) -> Groups {
+        let groups = Groups::prepare(ledger, clock, boot);
+        tokio::spawn(janitor::run(Arc::downgrade(&groups.0)));
+        groups
+    }
+
+    /// The same, but what is due is done by [`Groups::tick`] only.
+    pub fn driven(ledger: Arc<Ledger>, clock: Arc<dyn Clock>, boot: u64) -> Groups {
+        let groups = Groups::prepare(ledger, clock, boot);
+        tokio::spawn(janitor::begin(Arc::downgrade(&groups.0)));
+        groups
+    }
+
+    /// Does what is due.
+    pub fn tick(&self) {
+        self.0.tick();
+    }
+
+    fn prepare(ledger: Arc<Ledger>, clock: Arc<dyn Clock>, boot: u64) -> Groups {
         let log = ledger.log().clone();
         let inner = Arc::new(Inner {
             ledger,
@@ -68,7 +86,6 @@ impl Groups {
             live: Mutex::default(),
             loaded: Arc::default(),
         });
-        tokio::spawn(janitor::run(Arc::downgrade(&inner)));
         Groups(inner)
     }
 
@@ -223,7 +240,9 @@ impl Groups {
     pub async fn ack(&self, namespace: &Namespace, group: &GroupName, tokens: Vec<Token>) -> Result<Done, GroupsError> {
         let tokens = once(tokens);
         let (settled, durable) = self.act(namespace, group, |live, state| live.ack(state, &tokens)).await?;
-        wait(durable).await?;
+        if !mutant!(GroupAckBeforeDurable) {
+            wait(durable).await?;
+        }
         Ok(settled.into())
     }
 

@@ -139,6 +139,12 @@ impl Window {
         (0..).zip(&self.entries).filter(|(_, entry)| is_its(entry)).map(|(slot, _)| slot).collect()
     }
 
+    /// The slot of a record that is leased.
+    pub(super) fn leased_of(&self, offset: Offset) -> Option<Slot> {
+        let is_it = |entry: &Entry| entry.state == State::Leased && entry.offset == offset;
+        (0..).zip(&self.entries).find(|(_, entry)| is_it(entry)).map(|(slot, _)| slot)
+    }
+
     /// The slot whose ticket this is.
     pub(super) fn find(&self, ticket: Ticket) -> Option<Slot> {
         let slot = ticket & SLOT_MASK;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use tlog::{ControlError, ReadError};
 
+use crate::database::WriteError;
 use crate::groups::GroupEventError;
 use crate::locks::LockEventError;
 use crate::offsets::OffsetError;
@@ -80,6 +81,15 @@ pub enum LedgerError {
     /// A thread could not be started.
     #[error("a thread could not be started: {0}")]
     Thread(io::Error),
+}
+
+impl From<WriteError> for LedgerError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Ended => LedgerError::Closed,
+            WriteError::Rows(error) => LedgerError::Rows(error),
+        }
+    }
 }
 
 impl LedgerError {

@@ -19,9 +19,13 @@
 //! | `tags.rs` | whose an event is and whose a row |
 //! | `codec.rs` | what events and rows are made of: varints, offsets, ranges |
 //! | `apply.rs` | events become row changes |
+//! | `check.rs` | what the rows must be, held against what they are, offline |
+//! | `driver.rs` | what a simulation does with it |
 
 mod apply;
+mod check;
 pub(crate) mod codec;
+mod driver;
 mod error;
 pub(crate) mod tags;
 
@@ -33,20 +37,21 @@ use std::time::Duration;
 use futures::executor::block_on;
 use metrics::counter;
 use parking_lot::Mutex;
-use rocksdb::{DB, FlushOptions, IteratorMode, WriteBatch};
+use rocksdb::{DB, Error, FlushOptions, Options, WriteBatch};
 use tlog::{Log, Watermark};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 use wire::{Frame, Position};
 
-use self::apply::{Changes, events_of};
+pub use self::check::LedgerCheck;
+pub use self::driver::LedgerDriver;
 pub use self::error::LedgerError;
-use crate::RawRow;
+use crate::database::Database;
 use crate::insist::insist;
 use crate::offsets::{Consumer, OffsetError, OffsetRow};
-use crate::rooms::{Hub, set_merge};
-use crate::stores::options::{options, unlogged};
+use crate::rooms::{Hub, Notice, set_merge};
+use crate::stores::options;
 
 /// The version of the layout of all rows.
 const VERSION: u16 = 1;
@@ -83,7 +88,7 @@ pub struct Ledger {
 #[derive(Debug)]
 struct Rows {
     dir: PathBuf,
-    db: DB,
+    db: Database,
     log: Log,
     partitions: Vec<Partition>,
     /// Who is connected.
@@ -101,6 +106,20 @@ struct Partition {
 struct Turn {
     offset: OffsetRow,
     saved: Position,
+}
+
+/// The first row of all.
+fn meta(partitions: u16) -> [u8; 4] {
+    let ([a, b], [c, d]) = (VERSION.to_le_bytes(), partitions.to_le_bytes());
+    [a, b, c, d]
+}
+
+/// The options of the one column family; so many of its files are kept open.
+fn options(open_tables: usize) -> Result<Options, Error> {
+    let mut options = options::options(open_tables)?;
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+    set_merge(&mut options);
+    Ok(options)
 }
 
 impl Ledger {
@@ -138,6 +157,11 @@ impl Ledger {
     /// Where the log can't be read or the rows can't be written: then nothing has changed.
     pub fn step(&self, partition: u16, max_bytes: usize) -> Result<bool, LedgerError> {
         self.rows.step(partition, max_bytes)
+    }
+
+    /// What else a simulation does with it.
+    pub fn driver(&self) -> LedgerDriver<'_> {
+        LedgerDriver(self)
     }
 
     /// Waits until a partition is applied up to a position.
@@ -187,14 +211,6 @@ impl Ledger {
         &self.rows.stop
     }
 
-    /// All rows, as they are drawn in the files that know them, in the order of their keys.
-    ///
-    /// # Errors
-    /// Where RocksDB can't read them.
-    pub fn raw_rows(&self) -> Result<Vec<RawRow>, LedgerError> {
-        Ok(self.rows.db.iterator(IteratorMode::Start).collect::<Result<_, _>>()?)
-    }
-
     /// Ends the threads and saves what is applied. Blocking.
     pub fn close(&self) {
         self.end_threads();
@@ -223,11 +239,8 @@ impl Drop for Ledger {
 impl Rows {
     fn open(dir: &Path, log: Log, open_tables: usize) -> Result<Rows, LedgerError> {
         let failed = |source| LedgerError::Open { dir: dir.to_owned(), source };
-        let mut options = options(open_tables).map_err(failed)?;
-        options.set_write_buffer_size(WRITE_BUFFER_BYTES);
-        set_merge(&mut options);
-        let db = DB::open(&options, dir).map_err(failed)?;
-        let (hub, stop) = (Hub::new(), CancellationToken::new());
+        let db = options(open_tables).and_then(|options| DB::open(&options, dir)).map_err(failed)?;
+        let (db, hub, stop) = (Database::new(db), Hub::new(), CancellationToken::new());
         let mut rows = Rows { dir: dir.to_owned(), db, log, partitions: Vec::new(), hub, stop };
         rows.check_meta()?;
         for id in 0..rows.log.partitions() {
@@ -246,11 +259,10 @@ impl Rows {
     fn check_meta(&self) -> Result<(), LedgerError> {
         let key = [tags::META];
         let partitions = self.log.partitions();
-        let ([a, b], [c, d]) = (VERSION.to_le_bytes(), partitions.to_le_bytes());
         let Some(row) = self.db.get_pinned(key)? else {
             let mut batch = WriteBatch::default();
-            batch.put(key, [a, b, c, d]);
-            return Ok(self.db.write_opt(batch, &unlogged())?);
+            batch.put(key, meta(partitions));
+            return Ok(self.db.write(batch)?);
         };
         let [a, b, c, d] = (&*row).try_into().map_err(|_| LedgerError::damaged(&key, "it is malformed"))?;
         let (found, of) = (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]));
@@ -306,49 +318,34 @@ impl Rows {
     fn step(&self, partition: u16, max_bytes: usize) -> Result<bool, LedgerError> {
         let mut turn = self.partitions[usize::from(partition)].turn.lock();
         let frames = self.log.scan(partition, turn.offset.position).read_blocking(max_bytes)?;
-        let here = [partition, self.log.partitions()];
-        let mut changes = Changes::of(here);
-        let mut begun = 0;
-        for (at, frame) in frames.iter().enumerate() {
-            let events = events_of(frame)?;
-            if changes.end_before(&events) {
-                let ended = std::mem::replace(&mut changes, Changes::of(here));
-                self.write(partition, &mut turn, ended, &frames[begun..at])?;
-                begun = at;
-            }
-            changes.apply(&self.db, frame, events)?;
+        let mut rest = &frames[..];
+        while !rest.is_empty() {
+            let applied = apply::apply(&self.db, [partition, self.log.partitions()], &turn.offset, rest)?;
+            let (done, behind) = rest.split_at(applied.frames);
+            rest = behind;
+            turn.offset = applied.offset;
+            self.tell(partition, turn.offset.watermark(), done, &applied.notices)?;
         }
-        if frames.is_empty() {
-            return Ok(false);
-        }
-        self.write(partition, &mut turn, changes, &frames[begun..])?;
-        Ok(true)
-    }
-
-    /// Writes what these frames change; then tells of it; then says that it is applied.
-    fn write(
-        &self,
-        partition: u16,
-        turn: &mut Turn,
-        mut changes: Changes,
-        frames: &[Frame],
-    ) -> Result<(), LedgerError> {
-        let mut offset = turn.offset;
-        frames.iter().for_each(|frame| offset.pass(frame));
-        let mut batch = WriteBatch::default();
-        changes.write(&mut batch)?;
-        offset.put(&mut batch, Consumer::Ledger, partition);
-        self.db.write_opt(batch, &unlogged())?;
-        turn.offset = offset;
-        self.hub.notice(&changes.rooms.notices);
-        let told = self.hub.tell(&self.db, frames);
-        self.partitions[usize::from(partition)].applied.send_replace(offset.watermark());
-        if offset.position - turn.saved > SAVE_EVERY_BYTES {
+        if turn.offset.position - turn.saved > SAVE_EVERY_BYTES {
             let mut flush = FlushOptions::default();
             flush.set_wait(false);
             self.db.flush_opt(&flush)?;
-            turn.saved = offset.position;
+            turn.saved = turn.offset.position;
         }
+        Ok(!frames.is_empty())
+    }
+
+    /// Tells of frames that are written; then says that they are applied.
+    fn tell(
+        &self,
+        partition: u16,
+        watermark: Watermark,
+        frames: &[Frame],
+        notices: &[Notice],
+    ) -> Result<(), LedgerError> {
+        self.hub.notice(notices);
+        let told = self.hub.tell(&self.db, frames);
+        self.partitions[usize::from(partition)].applied.send_replace(watermark);
         told
     }
 }

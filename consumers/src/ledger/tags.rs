@@ -10,8 +10,8 @@
 //!         'g' 'l'   groups, their dead letters          groups/rows.rs
 //!         'k'       locks that are held                 locks/rows.rs
 //!         'r' 'j'   who is in a room, what one joined   rooms/rows.rs
-//!         's' 'a'   subscribers, how far they are   rooms/rows.rs
-//!         'd' 'f' 'n'   slots: dead, free, the next    rooms/rows.rs
+//!         's' 'a'   subscribers, how far they are       rooms/rows.rs
+//!         'd' 'f' 'n'  slots: dead, free, the next      rooms/rows.rs
 //! ```
 
 /// The row that says what made the others.

@@ -11,8 +11,8 @@ use super::event::{RoomEvent, Slot};
 use super::hub::Notice;
 use super::pending::Pending;
 use super::rows::{self, Since, Subscribed};
+use crate::database::Database;
 use crate::ledger::LedgerError;
-use crate::stores::options::unlogged;
 
 /// What is deleted at once where a namespace goes, bytes of keys.
 const FORGOTTEN_BYTES: usize = 1 << 20;
@@ -175,7 +175,7 @@ impl Changes {
 
     /// A namespace is deleted, and its rooms with it. There may be millions: so what is written of them goes at
     /// once, piece by piece. A crash in between finds the deletion in the log again, behind what the offset row says.
-    pub(crate) fn forget(&mut self, db: &DB, namespace: NamespaceId) -> Result<(), LedgerError> {
+    pub(crate) fn forget(&mut self, db: &Database, namespace: NamespaceId) -> Result<(), LedgerError> {
         let prefix = rows::rooms_of(namespace);
         self.pending.delete_where(|key| {
             key.first() == Some(&crate::ledger::tags::JOINED)
@@ -191,11 +191,11 @@ impl Changes {
             }
             batch.delete(key);
             if batch.size_in_bytes() > FORGOTTEN_BYTES {
-                db.write_opt(std::mem::take(&mut batch), &unlogged())?;
+                db.write(std::mem::take(&mut batch))?;
             }
             stored.next();
         }
-        db.write_opt(batch, &unlogged())?;
+        db.write(batch)?;
         let of_it = self.rooms.iter_mut().filter(|(key, _)| key.starts_with(&prefix));
         of_it.for_each(|(_, row)| *row = RoomRow::Whole(RoaringBitmap::new()));
         self.notices.push(Notice::NamespaceDeleted(namespace));

@@ -41,7 +41,7 @@ pub(crate) use changes::{Changes, Stands};
 pub use connection::{Connection, Part};
 pub use error::RoomsError;
 pub use event::RoomEventError;
-pub(crate) use hub::Hub;
+pub(crate) use hub::{Hub, Notice};
 pub(crate) use rows::set_merge;
 pub use runtime::Rooms;
 pub use wire::SubscriberName;

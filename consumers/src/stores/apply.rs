@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use tlog::ControlEvent;
 use wire::{Frame, NamespaceId, Position};
 
+use crate::database::Database;
 use crate::offsets::{Consumer, OffsetRow};
 use crate::stores::batch::Batch;
-use crate::stores::database::Database;
 use crate::stores::error::StoresError;
 use crate::stores::ring::{Partition, Ring};
 use crate::stores::shards::ShardSet;

@@ -6,8 +6,8 @@ use rocksdb::{DB, WriteBatch};
 use wire::limits::SHARDS;
 use wire::{Kind, NamespaceId, ObjectId, Record, Shard};
 
+use crate::database::Database;
 use crate::offsets::{Consumer, OffsetRow};
-use crate::stores::database::Database;
 use crate::stores::error::StoresError;
 use crate::stores::ring::Partition;
 use crate::stores::rows;

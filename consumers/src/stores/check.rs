@@ -3,16 +3,16 @@
 //!
 //! A store that is being rebuilt has come less far than the others; its offset rows say how far.
 
-use std::cmp::Ordering;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rocksdb::{DB, IteratorMode};
 use tlog::check::{Fault, FaultKind, Whole};
-use wire::{Frame, NamespaceId, Position, Shard};
+use wire::{Frame, NamespaceId, Shard};
 
+use crate::database::Database;
+use crate::findings::Findings;
 use crate::offsets::{self, Consumer, OffsetRow};
 use crate::stores::apply::Applier;
-use crate::stores::database::Database;
 use crate::stores::error::StoresError;
 use crate::stores::options::{OPEN_TABLES, options};
 use crate::stores::ring::Partition;
@@ -22,21 +22,12 @@ use crate::stores::shards::ShardSet;
 /// Frames that are applied at once, bytes.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// Most rows that are named one by one.
-const MAX_NAMED: u64 = 20;
-
-/// What makes the stores again.
-const REBUILT_BY: &str = "tlog repair and the next start";
-
-type Row = (Box<[u8]>, Box<[u8]>);
-
 /// A check of the stores that is fed the log's frames.
 pub struct StoresCheck {
-    dir: PathBuf,
+    findings: Findings,
     real: DB,
     scratch: Database,
     partitions: Vec<Followed>,
-    faults: Vec<Fault>,
 }
 
 /// A partition, by everyone who applies it.
@@ -77,7 +68,8 @@ impl StoresCheck {
             options(OPEN_TABLES).and_then(|options| DB::open(&options, scratch.join("stores"))).map_err(failed)?;
         let scratch = Database::new(scratch);
         scratch.put(rows::META, rows::meta(partitions))?;
-        let mut check = StoresCheck { dir: dir.clone(), real, scratch, partitions: Vec::new(), faults: Vec::new() };
+        let findings = Findings::new(FaultKind::Stores, dir.clone());
+        let mut check = StoresCheck { findings, real, scratch, partitions: Vec::new() };
         let mut rebuilding = Vec::new();
         for shard in (0..=u8::MAX).map(Shard) {
             if check.real.get_pinned(rows::rebuilding(shard))?.is_some() {
@@ -132,65 +124,10 @@ impl StoresCheck {
             let Some(followed) = self.partitions.get_mut(index) else { break };
             followed.apply(&self.scratch)?;
             let to = followed.consumers.iter().map(|following| following.to.position).max().unwrap_or(0);
-            is_comparable.push(to <= whole.intact);
-            if to > whole.end {
-                let reason = format!("they stand for position {to} of partition {index}, which ends at {}", whole.end);
-                self.fault(None, to, &reason);
-            }
+            is_comparable.push(self.findings.is_comparable(index, to, whole));
         }
-        let (mut faults, differing) = self.compare(&is_comparable)?;
-        if differing > MAX_NAMED {
-            let reason = format!("{} more rows are not what the log amounts to", differing - MAX_NAMED);
-            faults.push(self.of(None, 0, &reason));
-        }
-        self.faults.append(&mut faults);
-        Ok(self.faults)
-    }
-
-    fn of(&self, key: Option<&[u8]>, position: Position, reason: &str) -> Fault {
-        let fault = Fault::derived(FaultKind::Stores, self.dir.clone(), position, reason, REBUILT_BY);
-        Fault { key: key.map(|key| key.escape_ascii().to_string()), ..fault }
-    }
-
-    fn fault(&mut self, key: Option<&[u8]>, position: Position, reason: &str) {
-        let fault = self.of(key, position, reason);
-        self.faults.push(fault);
-    }
-
-    fn compare(&self, is_comparable: &[bool]) -> Result<(Vec<Fault>, u64), StoresError> {
-        let mut real = self.real.iterator(IteratorMode::Start);
-        let mut due = self.scratch.iterator(IteratorMode::Start);
-        let (mut found, mut expected): (Option<Row>, Option<Row>) = (real.next().transpose()?, due.next().transpose()?);
-        let (mut faults, mut differing) = (Vec::new(), 0);
-        loop {
-            let order = match (&found, &expected) {
-                (None, None) => return Ok((faults, differing)),
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (Some((found, _)), Some((expected, _))) => found.cmp(expected),
-            };
-            let reason = match order {
-                Ordering::Less => Some("nothing in the log says so"),
-                Ordering::Greater => Some("it is missing"),
-                Ordering::Equal => (found != expected).then_some("it is not what the log amounts to"),
-            };
-            let row = if order == Ordering::Greater { &expected } else { &found };
-            if let (Some((key, _)), Some(reason)) = (row, reason) {
-                let of = partition_of(key, is_comparable.len());
-                if of.and_then(|of| is_comparable.get(of)).is_none_or(|comparable| *comparable) {
-                    differing += 1;
-                    if differing <= MAX_NAMED {
-                        faults.push(self.of(Some(key), 0, reason));
-                    }
-                }
-            }
-            if order != Ordering::Greater {
-                found = real.next().transpose()?;
-            }
-            if order != Ordering::Less {
-                expected = due.next().transpose()?;
-            }
-        }
+        let of = |key: &[u8]| partition_of(key, is_comparable.len()).and_then(|of| is_comparable.get(of).copied());
+        Ok(self.findings.compare(&self.real, &self.scratch, |key| of(key).unwrap_or(true))?)
     }
 }
 

@@ -4,16 +4,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rocksdb::IteratorMode;
-use rocksdb::checkpoint::Checkpoint;
-
+use crate::database::RawRow;
 use crate::stores::error::StoresError;
 use crate::stores::live::Live;
 use crate::stores::rebuild::Rebuild;
 use crate::stores::ring::Ring;
-
-/// A row as it is kept: its key and its value.
-pub type RawRow = (Box<[u8]>, Box<[u8]>);
 
 /// The turns of stores that have no threads: see [`Stores::open_driven`](crate::Stores::open_driven).
 ///
@@ -56,7 +51,7 @@ impl StoresDriver {
     /// # Errors
     /// Where RocksDB can't.
     pub fn copy(&self, to: &Path) -> Result<(), StoresError> {
-        Ok(Checkpoint::new(&self.0.db)?.create_checkpoint(to)?)
+        Ok(self.0.db.copy(to)?)
     }
 
     /// After so many more writes the process has ended: the next ones fail.
@@ -74,6 +69,6 @@ impl StoresDriver {
     /// # Errors
     /// Where RocksDB can't read them.
     pub fn rows(&self) -> Result<Vec<RawRow>, StoresError> {
-        Ok(self.0.db.iterator(IteratorMode::Start).collect::<Result<_, _>>()?)
+        Ok(self.0.db.rows()?)
     }
 }

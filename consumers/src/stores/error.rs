@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use tlog::{ControlError, ReadError};
 use wire::Shard;
 
+use crate::database::WriteError;
 use crate::offsets::OffsetError;
 
 /// Why the stores could not be opened, read or written.
@@ -66,6 +67,15 @@ pub enum StoresError {
     /// A thread could not be started.
     #[error("a thread could not be started: {0}")]
     Thread(io::Error),
+}
+
+impl From<WriteError> for StoresError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Ended => StoresError::Closed,
+            WriteError::Rows(error) => StoresError::Rows(error),
+        }
+    }
 }
 
 impl StoresError {

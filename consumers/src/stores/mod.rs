@@ -6,7 +6,6 @@
 mod apply;
 mod batch;
 mod check;
-mod database;
 mod driver;
 mod error;
 mod live;
@@ -32,7 +31,7 @@ use tracing::{error, info, warn};
 use wire::{ObjectId, Offset, Position, Shard};
 
 pub use self::check::StoresCheck;
-pub use self::driver::{RawRow, StoresDriver};
+pub use self::driver::StoresDriver;
 pub use self::error::StoresError;
 pub use self::options::OPEN_TABLES;
 pub use self::range::{KeyPage, KeyRange};

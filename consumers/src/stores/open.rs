@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use wire::Shard;
 
+use crate::database::Database;
 use crate::offsets::{Consumer, OffsetError, OffsetRow};
-use crate::stores::database::Database;
 use crate::stores::error::StoresError;
 use crate::stores::options::options;
 use crate::stores::ring::{Partition, Ring};
@@ -48,7 +48,7 @@ impl Ring {
         let Some(row) = self.db.get_pinned(rows::META)? else {
             let mut batch = WriteBatch::default();
             batch.put(rows::META, rows::meta(partitions));
-            return self.db.write(batch);
+            return Ok(self.db.write(batch)?);
         };
         let (found, of) = rows::read_meta(&row).ok_or_else(|| StoresError::damaged(&rows::META, "it is malformed"))?;
         if found != rows::VERSION {

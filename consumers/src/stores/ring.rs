@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use wire::limits::SHARDS;
 use wire::{NamespaceId, Shard};
 
+use crate::database::Database;
 use crate::offsets::OffsetRow;
-use crate::stores::database::Database;
 use crate::stores::shards::ShardSet;
 
 /// Frames that all partitions together may be applying, bytes.

@@ -178,7 +178,7 @@ fn slot(bytes: &[u8]) -> u32 {
 impl Rows {
     fn new(ledger: &Ledger) -> Rows {
         let mut rows = Rows::default();
-        for (key, row) in ledger.raw_rows().unwrap() {
+        for (key, row) in ledger.driver().rows().unwrap() {
             let behind = &key[1..];
             match key[0] {
                 b'r' => {

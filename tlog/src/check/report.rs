@@ -64,6 +64,8 @@ pub enum FaultKind {
     Rows,
     /// A row of the stores is not what the log amounts to.
     Stores,
+    /// A row of the ledger is not what the log amounts to.
+    Ledger,
     /// The description of the data folder is not what it must be.
     Description,
 }
@@ -78,6 +80,7 @@ impl FaultKind {
             FaultKind::Index => "index",
             FaultKind::Rows => "rows",
             FaultKind::Stores => "stores",
+            FaultKind::Ledger => "ledger",
             FaultKind::Description => "description",
         }
     }

@@ -1,12 +1,25 @@
-//! The one RocksDB of the stores, and every write to it.
+//! A RocksDB of what is derived, and every write to it.
 
 use std::ops::Deref;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rocksdb::{DB, WriteBatch};
+use rocksdb::checkpoint::Checkpoint;
+use rocksdb::{DB, IteratorMode, WriteBatch};
 
-use crate::stores::error::StoresError;
 use crate::stores::options::unlogged;
+
+/// A row as it is kept: its key and its value.
+pub type RawRow = (Box<[u8]>, Box<[u8]>);
+
+/// Why a batch was not written.
+#[derive(Debug)]
+pub(crate) enum WriteError {
+    /// The process has ended: only in a simulation.
+    Ended,
+    /// RocksDB failed.
+    Rows(rocksdb::Error),
+}
 
 /// The database. It is read as RocksDB is, and written only by [`Database::write`].
 #[derive(Debug)]
@@ -23,10 +36,20 @@ impl Database {
     }
 
     /// Writes a batch: all of it or nothing, behind all that was written before (invariant 8).
-    pub(crate) fn write(&self, batch: WriteBatch) -> Result<(), StoresError> {
+    pub(crate) fn write(&self, batch: WriteBatch) -> Result<(), WriteError> {
         let left = |writes: u64| writes.checked_sub(1);
-        self.writes_left.try_update(Ordering::Relaxed, Ordering::Relaxed, left).map_err(|_| StoresError::Closed)?;
-        Ok(self.db.write_opt(batch, &unlogged())?)
+        self.writes_left.try_update(Ordering::Relaxed, Ordering::Relaxed, left).map_err(|_| WriteError::Ended)?;
+        self.db.write_opt(batch, &unlogged()).map_err(WriteError::Rows)
+    }
+
+    /// Makes what was written durable, and copies the folder to `to`, which must not exist.
+    pub(crate) fn copy(&self, to: &Path) -> Result<(), rocksdb::Error> {
+        Checkpoint::new(&self.db)?.create_checkpoint(to)
+    }
+
+    /// All rows.
+    pub(crate) fn rows(&self) -> Result<Vec<RawRow>, rocksdb::Error> {
+        self.db.iterator(IteratorMode::Start).collect()
     }
 
     /// Ends the process, as far as the database goes, after so many writes more.
