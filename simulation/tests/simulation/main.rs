@@ -5,6 +5,7 @@
 mod damage;
 mod durable;
 mod folder;
+mod groups;
 mod model;
 #[cfg(feature = "mutants")]
 mod mutants;

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tlog::{AppendError, ControlEvent, Namespace};
 use wire::{Frame, Kind, NamespaceConfig, NamespaceId, NamespaceName, Producer, ProducerId};
 
@@ -149,6 +150,21 @@ impl Model {
             }
         }
         Ok(())
+    }
+
+    /// Takes in the frame of an event of a namespace's consumers.
+    pub fn accept_event(
+        &mut self,
+        partition: u16,
+        namespace: usize,
+        event: Bytes,
+        frame: &Frame,
+    ) -> Result<(), String> {
+        let NamespaceModel { handle, next_offset, .. } = &self.namespaces[namespace];
+        let (id, generation, next_offset) = (handle.id(), handle.generation(), *next_offset);
+        let state = &mut self.partitions[usize::from(partition)];
+        state.follow(frame)?;
+        state.follow_control(frame, &ControlEvent::Consumers { id, generation, next_offset, event })
     }
 
     /// Takes in the handle of a namespace whose creation was accepted.

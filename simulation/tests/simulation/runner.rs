@@ -11,6 +11,7 @@ use std::time::Instant;
 use tlog::storage::simulated::{Fault, FaultCounts};
 
 use crate::damage;
+use crate::groups::GroupsCounts;
 use crate::stores::StoresCounts;
 use crate::world::{End, Outcome, World};
 
@@ -21,6 +22,7 @@ pub fn run(seed: u64) -> Outcome {
     for _ in 0..20 + world.rng.below(60) {
         world.step();
     }
+    world.finish_groups();
     world.finish_stores();
     damage::rounds(&mut world);
     world.outcome()
@@ -57,6 +59,7 @@ struct Totals {
     restarts: u64,
     faults: FaultCounts,
     stores: StoresCounts,
+    groups: GroupsCounts,
 }
 
 impl Totals {
@@ -66,16 +69,18 @@ impl Totals {
         self.restarts += outcome.restarts;
         self.faults.add_all(&outcome.counts);
         self.stores += outcome.stores;
+        self.groups += outcome.groups;
     }
 }
 
 impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Totals { seeds, records, restarts, faults, stores } = self;
+        let Totals { seeds, records, restarts, faults, stores, groups } = self;
         let cuts = faults.of(Fault::PowerCut);
         writeln!(f, "total: {seeds} seeds, {records} records, {restarts} restarts, {cuts} power cuts")?;
         writeln!(f, "faults: {faults}")?;
-        write!(f, "stores: {stores}")
+        writeln!(f, "stores: {stores}")?;
+        write!(f, "groups: {groups}")
     }
 }
 

@@ -16,13 +16,14 @@ impl World {
         let at = usize::from(partition);
         let begin = self.model.partitions[at].frames.len();
         let found = self.calm(|world| world.scan(partition, world.model.partitions[at].end));
-        let mut found = found.into_iter();
+        let mut found = found.into_iter().peekable();
         while let Some(answered) = self.answered[at].pop_front() {
+            self.take_groups_frames(partition, &mut found);
             self.judge_answer(partition, &answered, &mut found);
         }
+        self.take_groups_frames(partition, &mut found);
         if restarted {
             self.failed[at] = false;
-            let mut found = found.by_ref().peekable();
             for request in std::mem::take(&mut self.doubtful[at]) {
                 if found.peek().is_none() {
                     break;
@@ -30,6 +31,7 @@ impl World {
                 if let (Verdict::Store, Some(frame)) = (self.model.judge(&request), found.peek()) {
                     self.accept(partition, &request, &frame.clone());
                     found.next();
+                    self.take_groups_frames(partition, &mut found);
                 }
             }
             if let Some(frame) = found.next() {
@@ -59,7 +61,7 @@ impl World {
         }
     }
 
-    fn accept(&mut self, partition: u16, request: &Request, frame: &Frame) {
+    pub fn accept(&mut self, partition: u16, request: &Request, frame: &Frame) {
         if let Err(reason) = self.model.accept(partition, request, frame) {
             broken!("{reason}, in partition {partition} at {}: {request:?}", frame.position());
         }
@@ -69,6 +71,9 @@ impl World {
                 other => broken!("namespace {name} was created and is not there: {other:?}"),
             };
             self.model.created(handle);
+        }
+        if let (Request::Delete { namespace }, Some(groups)) = (request, &mut self.groups) {
+            groups.model.namespace_deleted(partition, frame.end(), *namespace);
         }
     }
 

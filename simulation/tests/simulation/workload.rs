@@ -5,7 +5,8 @@ use std::sync::Arc;
 use tlog::storage::simulated::Rng;
 use wire::{Draft, DraftBuilder, Kind, NamespaceConfig, NamespaceName, NewRecord, Producer, ProducerId};
 
-use crate::model::{Item, Model, Request};
+use crate::groups::DEAD;
+use crate::model::{Item, Model, NamespaceModel, Request};
 
 /// Namespaces that may be alive at once.
 const MAX_NAMESPACES: usize = 12;
@@ -20,7 +21,9 @@ pub enum Shape {
 
 /// A request that makes sense, or just does not.
 pub fn request(rng: &mut Rng, model: &Model, shape: Shape) -> Request {
-    let live: Vec<usize> = model.live().map(|(at, _)| at).collect();
+    // What is for dead letters is for groups to write to.
+    let is_ours = |namespace: &NamespaceModel| !namespace.handle.name().starts_with(DEAD);
+    let live: Vec<usize> = model.live().filter(|(_, state)| is_ours(state)).map(|(at, _)| at).collect();
     if live.is_empty() || (live.len() < MAX_NAMESPACES && rng.chance(1, 8)) {
         return create(rng);
     }
@@ -28,7 +31,8 @@ pub fn request(rng: &mut Rng, model: &Model, shape: Shape) -> Request {
         0 => create(rng),
         1 => Request::Delete { namespace: live[rng.index(live.len())] },
         2 => {
-            let any = rng.index(model.namespaces.len());
+            let all: Vec<usize> = (0..model.namespaces.len()).filter(|at| is_ours(&model.namespaces[*at])).collect();
+            let any = all[rng.index(all.len())];
             append(rng, model, any, shape)
         }
         _ => {

@@ -15,6 +15,7 @@ use tokio::runtime::Runtime;
 use wire::Chain;
 
 use crate::folder::{Fate, Folder};
+use crate::groups::{GroupsCounts, SimGroups};
 use crate::model::{Model, Request};
 use crate::stores::{SimStores, StoresCounts};
 use crate::workload;
@@ -98,6 +99,7 @@ pub struct Outcome {
     pub records: u64,
     pub restarts: u64,
     pub stores: StoresCounts,
+    pub groups: GroupsCounts,
 }
 
 pub struct World {
@@ -109,6 +111,7 @@ pub struct World {
     pub rows: Folder,
     /// In a run that has them.
     pub stores: Option<SimStores>,
+    pub groups: Option<SimGroups>,
     pub counts: FaultCounts,
     runtime: Runtime,
     pub process: Option<Process>,
@@ -173,6 +176,7 @@ impl World {
             storage: Simulated::new(rng.number()),
             rows: Folder::new(dir.join("rows")),
             stores: rng.chance(1, 2).then(|| SimStores::new(&dir)),
+            groups: seed.is_multiple_of(3).then(|| SimGroups::new(&dir, seed)),
             dir,
             model: Model::new(options.partitions),
             options,
@@ -204,7 +208,8 @@ impl World {
         let records = self.model.partitions.iter().map(|partition| partition.records).sum();
         let trace = self.trace.after(&self.storage.trace().0);
         let stores = self.stores.as_ref().map(|stores| stores.counts).unwrap_or_default();
-        Outcome { trace, counts, records, restarts: self.restarts, stores }
+        let groups = self.groups.as_ref().map(|groups| groups.counts).unwrap_or_default();
+        Outcome { trace, counts, records, restarts: self.restarts, stores, groups }
     }
 
     pub fn partitions(&self) -> std::ops::Range<u16> {
@@ -233,7 +238,10 @@ impl World {
         } else {
             self.step_log();
         }
-        let has_ended = self.storage.stopped() || self.stores.as_ref().is_some_and(SimStores::has_ended);
+        self.step_groups();
+        let has_ended = self.storage.stopped()
+            || self.stores.as_ref().is_some_and(SimStores::has_ended)
+            || self.groups.as_ref().is_some_and(SimGroups::has_ended);
         if has_ended || (self.failed.contains(&true) && self.rng.chance(1, 3)) {
             let end = if self.rng.chance(1, 2) { End::Killed } else { End::PowerCut };
             self.restart(end);
@@ -327,11 +335,15 @@ impl World {
     }
 
     /// Lets a partition's sequencer serve what waits.
-    fn commit(&mut self, partition: u16) {
+    pub fn commit(&mut self, partition: u16) {
         let at = usize::from(partition);
         let before = self.excuses();
         let process = self.process.as_mut().unwrap();
         process.driver.commit(partition);
+        if self.groups.is_some() && process.log.failure(partition).is_some() {
+            // It may have been what groups wrote.
+            self.failed[at] = true;
+        }
         let asked = std::mem::take(&mut process.asked[at]);
         for Asked { request, answer } in asked {
             let answer = self.within_seconds(answer);
@@ -347,6 +359,7 @@ impl World {
         }
         if !self.storage.stopped() {
             self.verify(partition, false);
+            self.pump_groups();
         }
     }
 
@@ -451,6 +464,9 @@ impl World {
         if let Some(stores) = &mut self.stores {
             stores.end(end, &mut self.rng);
         }
+        if let Some(groups) = &mut self.groups {
+            groups.end(end);
+        }
         self.process = None;
         let fate = if end == End::Closed { Fate::Kept } else { self.rows.crash(&mut self.rng) };
         match end {
@@ -475,7 +491,7 @@ impl World {
         }
         self.note("open");
         self.calm(World::verify_all);
-        self.open_stores()
+        self.open_stores() && self.open_groups()
     }
 
     pub fn open_on(&self, storage: &Simulated, dir: &Path) -> Result<(Log, Driver), OpenError> {

@@ -2,10 +2,13 @@
 //! each restart, and now and then, all their rows are held against [`model`].
 //!
 //! A consumer's place in a run is in four calls: [`World::open_stores`] when the log is open,
-//! [`World::step_stores`], [`SimStores::end`] when the process ends, and [`World::finish_stores`].
+//! [`World::step_stores`], [`SimStores::end`] when the process ends, and [`World::finish_stores`]. One that
+//! also writes to the log says which frames are its own, and takes them in: see `groups/frames.rs`.
 
 mod model;
 mod reads;
+
+pub use self::model::offset_row;
 
 use std::fmt;
 use std::ops::AddAssign;
@@ -187,7 +190,7 @@ impl SimStores {
     }
 }
 
-fn batch_bytes(rng: &mut Rng) -> usize {
+pub fn batch_bytes(rng: &mut Rng) -> usize {
     [1, 1000, 5000, 1 << 20][rng.index(4)]
 }
 
@@ -209,7 +212,7 @@ impl World {
         Some(result)
     }
 
-    fn log(&self) -> Log {
+    pub fn log(&self) -> Log {
         self.process.as_ref().unwrap().log.clone()
     }
 

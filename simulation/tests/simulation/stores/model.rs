@@ -169,7 +169,7 @@ pub fn before(partition: &PartitionModel, position: u64) -> (u64, Option<&Frame>
 }
 
 /// The offset row that stands for a position; where no frame ends there it is one that no row equals.
-fn offset_row(partition: &PartitionModel, position: u64) -> Vec<u8> {
+pub fn offset_row(partition: &PartitionModel, position: u64) -> Vec<u8> {
     let (records, last) = before(partition, position);
     let (end, begin, chain) = last.map_or((0, 0, [0; 32]), |last| (last.end(), last.position(), last.chain().0));
     [&end.to_le_bytes()[..], &records.to_le_bytes(), &begin.to_le_bytes(), &chain].concat()
