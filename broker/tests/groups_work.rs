@@ -260,7 +260,7 @@ async fn fifty_workers_come_and_go_and_each_record_is_done_once_and_in_its_keys_
 async fn a_long_handler_keeps_its_record_and_a_drain_waits_for_it() {
     let folder = tempfile::tempdir().unwrap();
     let broker = Broker::start(folder.path());
-    let group = group(&broker, &GroupConfig { lease_ms: 200, ..quick() }).await;
+    let group = group(&broker, &GroupConfig { lease_ms: 1_500, ..quick() }).await;
     publish(&group, 0..2, 1).await;
     let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
     let (release, released) = tokio::sync::watch::channel(false);
@@ -276,8 +276,8 @@ async fn a_long_handler_keeps_its_record_and_a_drain_waits_for_it() {
     assert_eq!(begins.recv().await, Some(0));
     let mut other = group.lease("other", 2, LONG).await.unwrap();
     assert_eq!(offsets(&other), [1]);
-    // Five leases long nobody else gets it, but its own.
-    let until = Instant::now() + Duration::from_secs(1);
+    // More than two leases long nobody else gets it, but its own. A busy machine may be late by most of one.
+    let until = Instant::now() + Duration::from_secs(4);
     while Instant::now() < until {
         other.extend(group.lease("other", 2, Duration::from_millis(100)).await.unwrap());
     }
