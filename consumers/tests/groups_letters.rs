@@ -103,7 +103,15 @@ async fn letters_are_stored_once_whenever_the_process_ends() {
             2 => drop(letters(&log, given_up - 5).await),
             _ => drop(letters(&log, given_up).await),
         }
+        let ledger = Arc::downgrade(groups.ledger());
         drop((team, groups));
+        // What looks for letters may be at work, and has the ledger open until it is not.
+        let gone = async {
+            while ledger.strong_count() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(LONG, gone).await.expect("the ledger is not let go of");
         if round % 3 == 0 {
             fixture.delete_groups();
         }
