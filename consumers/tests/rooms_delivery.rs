@@ -383,3 +383,24 @@ async fn quiet_places_are_kept_without_an_ack_and_others_are_not() {
     drop(site.drive(site.rooms.connect(&name, &[])).await.unwrap());
     assert!(site.rows().acked.is_empty());
 }
+
+#[tokio::test]
+async fn who_is_told_is_said_by_the_rooms_as_they_are_where_the_record_stands() {
+    let site = Site::new(1);
+    let namespace = create(&site.log, "n").await;
+    let name = subscriber("ann");
+    site.drive(site.rooms.put(&name, vec![room(&namespace, "k")])).await.unwrap();
+    let mut connection = site.drive(site.rooms.connect(&name, &[])).await.unwrap();
+    assert!(next_now(&mut connection).is_none());
+    // Two records, and a leave between them, which are applied at once.
+    let slot = site.rows().subscribers["ann"];
+    let left = [&[41][..], &slot.to_le_bytes(), &[1, 1, b'k']].concat();
+    site.publish(&namespace, &["k".to_owned()]).await;
+    site.log.append_event(&namespace, left.into()).await.unwrap();
+    site.publish(&namespace, &["k".to_owned()]).await;
+    let partition = namespace.id().partition(site.log.partitions());
+    assert!(site.ledger.step(partition, 1 << 20).unwrap());
+    let part = next_now(&mut connection).unwrap().unwrap();
+    assert_eq!(offsets(&read(&site.log, &mut connection, &part, 1).await), [0]);
+    assert!(next_now(&mut connection).is_none());
+}
