@@ -1,6 +1,6 @@
 //! How the stores' RocksDB is set up, and why.
 
-use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, Error, Options, WriteOptions};
+use rocksdb::{BlockBasedIndexType, BlockBasedOptions, Cache, DBCompressionType, Error, Options, WriteOptions};
 
 /// A memtable, bytes: large, so that what is flushed is long and level 0 is merged seldom.
 const WRITE_BUFFER_BYTES: usize = 64 << 20;
@@ -17,6 +17,9 @@ const BLOCK_BYTES: usize = 8 << 10;
 
 /// One in a hundred lookups of what a file does not hold reads it in vain.
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
+
+/// A part of a filter or an index, bytes.
+const FILTER_PART_BYTES: usize = 16 << 10;
 
 /// Files that are kept open where nothing else is said.
 pub const OPEN_TABLES: usize = 512;
@@ -83,6 +86,11 @@ fn table() -> BlockBasedOptions {
     // Filters and indexes grow with the objects; in the cache they are bounded with the rest.
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    // In parts: the filter of a file of many small rows is larger than a shard of the cache, which then
+    // would never hold it, and each lookup would read all of it.
+    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    table.set_partition_filters(true);
+    table.set_metadata_block_size(FILTER_PART_BYTES);
     table
 }
 
