@@ -82,6 +82,9 @@ pub enum Error {
     /// The system gives no random numbers, and so no producer id.
     #[error("the system gives no random numbers: {0}")]
     NoRandomness(String),
+    /// A newer connection of the same subscriber has taken over.
+    #[error("a newer connection of this subscriber has taken over")]
+    Superseded,
     /// The publisher or worker was closed, or its task was dropped with its runtime.
     #[error("the publisher or worker is closed")]
     Closed,
@@ -106,6 +109,7 @@ impl Error {
             | Error::OffsetGap { .. }
             | Error::Lost(_)
             | Error::NoRandomness(_)
+            | Error::Superseded
             | Error::Closed => Retry::Never,
         }
     }

@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use futures::Stream;
 use jiff::Timestamp;
-use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, Request};
 use serde::{Deserialize, Serialize};
 use wire::{GroupConfig, GroupName, Offset};
 
 use crate::error::Error;
-use crate::http::{Repeat, add_query};
+use crate::http::{Repeat, add_query, set_json};
 use crate::namespace::{Ensured, Namespace};
 use crate::pages::paged;
 use crate::worker::WorkerBuilder;
@@ -216,9 +215,7 @@ impl Group {
         let segments = [&["groups", &*self.name], path].concat();
         let mut request = self.namespace.request(method, &segments)?;
         if let Some(body) = body {
-            let body = serde_json::to_vec(body).map_err(|error| Error::Reply(error.to_string()))?;
-            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            *request.body_mut() = Some(body.into());
+            set_json(&mut request, body)?;
         }
         Ok(request)
     }

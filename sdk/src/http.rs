@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, Request, Response, Url};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use wire::limits::MAX_PAGE_BYTES;
 use wire::{Problem, Retry};
 
@@ -178,6 +178,14 @@ impl ByteStream {
 pub(crate) fn copy(request: &Request) -> Result<Request, Error> {
     // Only a body that is a stream can't be copied, and no request that comes here has one.
     request.try_clone().ok_or_else(|| Error::Broken("the request can't be repeated".into()))
+}
+
+/// Gives a request a body in JSON.
+pub(crate) fn set_json(request: &mut Request, body: &impl Serialize) -> Result<(), Error> {
+    let body = serde_json::to_vec(body).map_err(|error| Error::Reply(error.to_string()))?;
+    request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    *request.body_mut() = Some(body.into());
+    Ok(())
 }
 
 /// Adds parameters to a request's address.

@@ -27,6 +27,7 @@
 //! | publish one record or batch | [`Namespace::publish`], [`Namespace::publish_batch`], [`Namespace::append`] |
 //! | publish many, each stored once | [`Publisher`] |
 //! | follow | [`Subscription`] |
+//! | follow rooms, and miss nothing while away | [`Subscriber`] |
 //! | read pages | [`Namespace::read`] |
 //! | hold all of it, with proof | [`Rebuild`], [`Verifier`] |
 //! | read by key | [`Namespace::latest`], [`Namespace::range`] |
@@ -45,6 +46,7 @@ mod backoff;
 mod client;
 mod error;
 mod event;
+mod following;
 mod group;
 mod http;
 mod keys;
@@ -61,6 +63,7 @@ mod record;
 mod sse;
 mod stores;
 mod subscribe;
+mod subscriber;
 mod text;
 mod verify;
 mod worker;
@@ -82,6 +85,7 @@ pub use rebuild::Rebuild;
 pub use record::{Record, records};
 pub use stores::StoreInfo;
 pub use subscribe::{StartAt, Subscribe, Subscription};
+pub use subscriber::{Delivered, Deliveries, Subscriber, SubscriberCursor, SubscriberState};
 pub use verify::{Proof, Verified, Verifier, VerifyError};
 
 pub use worker::{Worked, Worker, WorkerBuilder};
@@ -90,5 +94,5 @@ pub use wire::group::{GroupConfig, Order, Retry as RetryWait, Start};
 pub use wire::json::{Lost, Reset};
 pub use wire::{
     Chain, Code, Draft, DraftBuilder, Frame, Kind, NamespaceConfig, NamespaceName, NewRecord, ObjectId, Offset,
-    Problem, Retry, Shard,
+    Problem, Retry, RoomName, Rooms, Shard, SubscriberName,
 };

@@ -1,26 +1,20 @@
 //! To follow a namespace, or many, as records are appended.
 
-use std::collections::HashMap;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, Bytes};
 use futures::stream::{BoxStream, Stream, StreamExt, unfold};
-use reqwest::header::{ACCEPT, HeaderName, HeaderValue};
+use reqwest::header::{ACCEPT, HeaderValue};
 use reqwest::{Method, Request};
 use wire::Offset;
-use wire::json::{RecordJson, Reset};
 
-use crate::backoff::{Attempts, Backoff};
+use crate::backoff::Backoff;
 use crate::client::Client;
 use crate::error::Error;
 use crate::event::Event;
-use crate::http::{ByteStream, Repeat, add_query, copy};
+use crate::following::{Following, Order};
+use crate::http::add_query;
 use crate::namespace::Namespace;
-use crate::record::Record;
-use crate::sse::{self, Parser};
-
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Where a subscription begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -100,23 +94,10 @@ impl Subscribe {
             (StartAt::Offset(offset), _) => Some(offset),
             _ => None,
         };
-        let mut following = Following {
-            request,
-            parser: Parser::default(),
-            stream: None,
-            chunk: Bytes::new(),
-            first: None,
-            attempts: Attempts::new(self.client.inner.backoff),
-            order: Order { filtered: !self.keys.is_empty(), due: due.map(|due| (None, due)).into_iter().collect() },
-            client: self.client,
-        };
+        let order = Order::new(!self.keys.is_empty(), due);
         // The ends of many namespaces are known once the broker has told them, as an id.
         let tells_place = matches!((start, &self.source), (StartAt::End, Source::Many(_)));
-        while following.stream.is_none() || (tells_place && following.parser.last_event_id().is_empty()) {
-            following.connect_or_wait().await?;
-            following.first = following.parse()?;
-        }
-        following.attempts = Attempts::new(self.reconnect);
+        let following = Following::open(self.client, request, Some(order), tells_place, self.reconnect).await?;
         Ok(Subscription { events: unfold(Some(following), step).boxed() })
     }
 
@@ -167,128 +148,5 @@ async fn step(following: Option<Following>) -> Option<(Result<Event, Error>, Opt
     match following.next().await {
         Ok(event) => Some((Ok(event), Some(following))),
         Err(error) => Some((Err(error), None)),
-    }
-}
-
-/// A subscription under way.
-struct Following {
-    client: Client,
-    request: Request,
-    parser: Parser,
-    stream: Option<ByteStream>,
-    /// What has come and is not yet parsed.
-    chunk: Bytes,
-    /// An event that came before anyone asked for it.
-    first: Option<Event>,
-    attempts: Attempts,
-    order: Order,
-}
-
-impl Following {
-    async fn next(&mut self) -> Result<Event, Error> {
-        if let Some(event) = self.first.take() {
-            return Ok(event);
-        }
-        loop {
-            if let Some(event) = self.parse()? {
-                return Ok(event);
-            }
-            self.connect_or_wait().await?;
-        }
-    }
-
-    fn parse(&mut self) -> Result<Option<Event>, Error> {
-        let mut rest = &self.chunk[..];
-        let event = self.parser.next(&mut rest).map_err(|error| Error::Reply(error.to_string()))?;
-        let taken = self.chunk.len() - rest.len();
-        self.chunk.advance(taken);
-        match event {
-            Some(event) => self.order.check(&event).map(Some),
-            None => Ok(None),
-        }
-    }
-
-    /// Reads more; where there is no connection, opens one; where that fails, and may work later,
-    /// waits.
-    async fn connect_or_wait(&mut self) -> Result<(), Error> {
-        let Err(error) = self.read().await else { return Ok(()) };
-        self.stream = None;
-        let wait = if Repeat::Always.allows(&error) { self.attempts.failed(&error) } else { None };
-        let Some(wait) = wait else { return Err(error) };
-        tracing::debug!(url = %self.request.url(), %error, ?wait, "the subscription broke off, going on");
-        tokio::time::sleep(wait).await;
-        Ok(())
-    }
-
-    async fn read(&mut self) -> Result<(), Error> {
-        let Some(stream) = &mut self.stream else {
-            self.stream = Some(self.connect().await?);
-            return Ok(());
-        };
-        self.chunk = stream.next().await?.ok_or_else(|| Error::Broken("the broker ended the stream".into()))?;
-        self.attempts.succeeded();
-        Ok(())
-    }
-
-    async fn connect(&mut self) -> Result<ByteStream, Error> {
-        let last = self.parser.last_event_id().to_owned();
-        let mut request = copy(&self.request)?;
-        if !last.is_empty() {
-            let id = HeaderValue::from_str(&last).map_err(|error| Error::Reply(format!("an event's id: {error}")))?;
-            request.headers_mut().insert(LAST_EVENT_ID, id);
-        }
-        self.parser = Parser::after(last);
-        self.client.open(request).await
-    }
-}
-
-/// What is due of each namespace (nothing for a name: the only one), so that a gap or a repeat
-/// does not pass unseen.
-struct Order {
-    filtered: bool,
-    due: HashMap<Option<String>, Offset>,
-}
-
-impl Order {
-    fn check(&mut self, event: &sse::Event) -> Result<Event, Error> {
-        match event.name.as_str() {
-            "" | "message" => {
-                let json = serde_json::from_str::<RecordJson>(&event.data);
-                let record = Record::of_json(json.map_err(|error| Error::Reply(format!("an event: {error}")))?)?;
-                self.take(&record)?;
-                Ok(Event::Record(record))
-            }
-            "reset" => {
-                let reset = serde_json::from_str::<Reset>(&event.data);
-                let reset = reset.map_err(|error| Error::Reply(format!("a reset: {error}")))?;
-                self.pass(&reset)?;
-                Ok(Event::Reset(reset))
-            }
-            name => Err(Error::Reply(format!("an event of the unknown name {name:?}"))),
-        }
-    }
-
-    /// Goes past what was lost. It may begin before what is due, as frames come whole.
-    fn pass(&mut self, reset: &Reset) -> Result<(), Error> {
-        let (from, to) = (reset.lost.from, reset.lost.to);
-        let due = self.due.insert(reset.namespace.clone(), to).unwrap_or(from);
-        let is_gap = from > due && !self.filtered;
-        if is_gap || to <= due {
-            return Err(Error::OffsetGap { expected: due, found: from });
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, record: &Record) -> Result<(), Error> {
-        let (found, next) = (record.offset, record.offset + 1);
-        let Some(due) = self.due.get_mut(&record.namespace) else {
-            self.due.insert(record.namespace.clone(), next);
-            return Ok(());
-        };
-        if found < *due || (found > *due && !self.filtered) {
-            return Err(Error::OffsetGap { expected: *due, found });
-        }
-        *due = next;
-        Ok(())
     }
 }
