@@ -2,13 +2,13 @@
 
 use axum::http::Uri;
 use bytes::Bytes;
+use consumers::rooms::Place;
 use tlog::FrameText;
 use wire::{Code, Draft, DraftBuilder, Frame, NamespaceId, NamespaceName};
 
 use crate::http::error::Refusal;
 use crate::http::query::{Known, Query};
-use crate::http::token::{self, Place};
-use crate::http::{batch, lines, path, sse};
+use crate::http::{batch, lines, path, sse, token};
 
 /// A refusal's code; none stands for one that the interface does not have.
 pub type Refused = Option<Code>;
@@ -73,7 +73,7 @@ pub fn opening(id: Option<&str>) -> Bytes {
 }
 
 /// What an event stream says when it has nothing to say.
-pub fn heartbeat(id: Option<&str>) -> Bytes {
+pub fn heartbeat(id: &str) -> Bytes {
     sse::heartbeat(id)
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use consumers::groups::Groups;
 use consumers::locks::Locks;
+use consumers::rooms::Rooms;
 use consumers::{Ledger, Stores};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tlog::{Log, Namespace};
@@ -28,6 +29,8 @@ pub(crate) struct Broker {
     pub(crate) groups: Groups,
     /// Who holds what.
     pub(crate) locks: Locks,
+    /// Who follows which of its rooms.
+    pub(crate) rooms: Rooms,
     /// Cancelled when shutdown begins: streams and waits end.
     pub(crate) closing: CancellationToken,
     /// How long to wait for what.

@@ -13,6 +13,7 @@ use crate::config::ServeError;
 const CONNECTIONS: &str = "tlog_http_connections";
 const RESPONSES: &str = "tlog_http_responses_total";
 const SUBSCRIBERS: &str = "tlog_subscribers";
+const ROOM_WAKES: &str = "tlog_room_wakeups_total";
 
 /// Upper bounds of buckets for durations, seconds.
 const SECONDS: [f64; 18] = [
@@ -50,6 +51,11 @@ fn describe() {
     describe_gauge!(CONNECTIONS, "Connections that are open.");
     describe_counter!(RESPONSES, "Responses, by the class of their status.");
     describe_gauge!(SUBSCRIBERS, "Event streams that are open, and long polls that wait.");
+    describe_counter!(ROOM_WAKES, "Times that a stream of a subscriber, or of a follower of keys, was woken.");
+    describe_gauge!("tlog_room_connections", "Subscribers and followers of keys that are connected.");
+    describe_counter!("tlog_room_hints_total", "Times that one of them was told of records.");
+    describe_counter!("tlog_room_overflows_total", "Times that one had to look for itself, as too much waited for it.");
+    describe_counter!("tlog_room_row_reads_total", "Rows of rooms that were read for published records.");
     describe_histogram!("tlog_append_seconds", "From the arrival of a batch at the sequencer to its ack.");
     describe_histogram!("tlog_commit_frames", "Frames that one write and one fdatasync made durable.");
     describe_histogram!("tlog_commit_bytes", "Bytes that one write and one fdatasync made durable.");
@@ -75,6 +81,11 @@ fn describe() {
         "tlog_ledger_apply_errors_total",
         "Events that could not be applied to rows; they are tried again."
     );
+}
+
+/// How often streams of subscribers and of followers of keys were woken.
+pub(crate) fn room_wakes() -> Counter {
+    counter!(ROOM_WAKES)
 }
 
 /// Responses by the class of their status.

@@ -172,6 +172,7 @@ async fn the_document_describes_every_call() {
         "delete /v1/namespaces/{ns}",
         "delete /v1/namespaces/{ns}/groups/{group}",
         "delete /v1/namespaces/{ns}/keys/{key}",
+        "delete /v1/subscribers/{name}",
         "get /healthz",
         "get /metrics",
         "get /readyz",
@@ -189,6 +190,9 @@ async fn the_document_describes_every_call() {
         "get /v1/objects/{id}",
         "get /v1/objects/{id}/previous",
         "get /v1/stores",
+        "get /v1/subscribers",
+        "get /v1/subscribers/{name}",
+        "get /v1/subscribers/{name}/events",
         "post /v1/locks/{lock}",
         "post /v1/locks/{lock}/extend",
         "post /v1/locks/{lock}/release",
@@ -202,9 +206,13 @@ async fn the_document_describes_every_call() {
         "post /v1/namespaces/{ns}/groups/{group}/seek",
         "post /v1/namespaces/{ns}/records",
         "post /v1/stores/{shard}/rebuild",
+        "post /v1/subscribers/{name}/ack",
+        "post /v1/subscribers/{name}/join",
+        "post /v1/subscribers/{name}/leave",
         "put /v1/namespaces/{ns}",
         "put /v1/namespaces/{ns}/groups/{group}",
         "put /v1/namespaces/{ns}/keys/{key}",
+        "put /v1/subscribers/{name}",
     ];
     assert_eq!(calls, expected.map(str::to_owned).into());
     let operations: Vec<&Value> = document["paths"]

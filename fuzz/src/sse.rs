@@ -82,8 +82,7 @@ fn parse(stream: &[u8]) -> Vec<Event> {
 /// One event for each record, its offset as `id`, its JSON as data, whatever the values hold.
 fn check(frame: &Frame) {
     let text = fuzzing::events(frame);
-    let stream =
-        [&fuzzing::opening(Some("16")), &text.bytes[..], &fuzzing::heartbeat(Some("99")), &text.bytes].concat();
+    let stream = [&fuzzing::opening(Some("16")), &text.bytes[..], &fuzzing::heartbeat("99"), &text.bytes].concat();
     let events = parse(&stream);
     let count = frame.record_count() as usize;
     assert_eq!((events.len(), text.ends.len()), (2 * count, count), "no event is lost, none is forged");

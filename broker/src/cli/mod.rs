@@ -7,9 +7,10 @@
 //! | [`tail`] | follow a namespace |
 //! | [`rebuild`] | all of a namespace, with proof |
 //! | [`get`] | the latest value of a key |
-//! | [`namespaces`], [`stores`], [`groups`] | what there is |
+//! | [`namespaces`], [`stores`], [`groups`], [`subscribers`] | what there is |
 //! | [`group`], [`work`] | consumer groups: to change one, to work in one |
 //! | [`lock`] | a command that runs while a lock is held |
+//! | [`subscribe`] | to be a durable subscriber |
 //! | [`check`], [`repair`] | a data folder, verified offline; what is damaged, made whole |
 //! | [`mod@bench`], [`health`] | load; whether a broker answers |
 //! | [`connect`], [`error`], [`output`], [`progress`], [`signals`] | what they share |
@@ -36,6 +37,8 @@ mod repair;
 mod serve;
 mod signals;
 mod stores;
+mod subscribe;
+mod subscribers;
 mod tail;
 mod work;
 
@@ -104,6 +107,14 @@ enum Command {
     /// of this process. It is a process group of its own, does not read from the terminal, and is ended when the
     /// lock is lost: the broker could not be reached in time, or someone else has released it.
     Lock(lock::LockArgs),
+    /// List the durable subscribers, or show one with its rooms, or delete it
+    Subscribers(subscribers::SubscribersArgs),
+    /// Be a durable subscriber: print what it missed, and then what comes
+    ///
+    /// With --room or --namespace the subscriber is created, or follows these from now on and no others;
+    /// without, it must exist. A record in JSON a line, acked when it is printed: what is acked is not printed
+    /// again, whoever subscribes by this name next.
+    Subscribe(subscribe::SubscribeArgs),
     /// Verify a data folder: every CRC, offset, id and chain, and all that is derived
     ///
     /// Changes nothing. The status is 0 where all is as it must be (losses that a repair has marked are named),
@@ -163,6 +174,8 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Group(command) => in_runtime(group::run(command)),
         Command::Work(args) => in_runtime(work::run(args)),
         Command::Lock(args) => in_runtime(lock::run(args)),
+        Command::Subscribers(args) => in_runtime(subscribers::run(args)),
+        Command::Subscribe(args) => in_runtime(subscribe::run(args)),
         Command::Check(args) => check::run(&args),
         Command::Repair(args) => repair::run(&args),
         Command::Bench { broker, args } => Ok(bench::run(&args, &broker.url, broker.json)?),

@@ -6,6 +6,7 @@ use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use consumers::StoresError;
+use consumers::rooms::RoomsError;
 use tlog::{AppendError, ReadError};
 use wire::name::NameError;
 use wire::{Code, DraftError, Problem};
@@ -177,6 +178,24 @@ impl From<serde_json::Error> for Refusal {
 impl From<tokio::task::JoinError> for Refusal {
     fn from(error: tokio::task::JoinError) -> Refusal {
         Refusal::internal(error)
+    }
+}
+
+impl From<RoomsError> for Refusal {
+    fn from(error: RoomsError) -> Refusal {
+        let code = match error {
+            RoomsError::PastHead { next_offset, .. } => {
+                return Refusal::new(Code::OffsetPastHead, error.to_string()).with_next_offset(next_offset);
+            }
+            RoomsError::Read(error) => return error.into(),
+            RoomsError::Append(error) => return error.into(),
+            RoomsError::SubscriberNotFound => Code::SubscriberNotFound,
+            RoomsError::NamespaceNotFound(_) => Code::NamespaceNotFound,
+            RoomsError::TooManyRooms { .. } | RoomsError::TooManyNamespaces { .. } => Code::TooManyRooms,
+            RoomsError::Closed => Code::ShuttingDown,
+            error => return Refusal::internal(error),
+        };
+        Refusal::new(code, error.to_string())
     }
 }
 

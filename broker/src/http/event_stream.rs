@@ -1,8 +1,8 @@
 //! An event stream from its opening to its end, whatever its records come from.
 //!
 //! Nothing is made before the connection asks for it, so a client that reads nothing holds one
-//! piece, one read and a registration, and nothing else (invariant 9). Its follower is registered
-//! before its source first reads, so no append falls between.
+//! piece, one read and a registration, and nothing else (invariant 9). A source is registered for wake-ups
+//! before it first reads, so no append falls between.
 
 use std::fmt::Display;
 use std::future::Future;
@@ -14,8 +14,9 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::Response;
 use bytes::Bytes;
+use consumers::rooms::RoomsError;
 use futures::stream;
-use tlog::{Follower, Namespace, ReadError};
+use tlog::ReadError;
 use tokio::time::{Interval, MissedTickBehavior, interval_at};
 
 use crate::http::error::Refusal;
@@ -45,13 +46,47 @@ pub(crate) enum Next {
     AtHead,
 }
 
+/// Why a stream ends.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// What it is of is no more, or the broker stops.
+    Over,
+    /// Another connection has taken its place.
+    Superseded,
+    /// It can't be read on.
+    Broken(String),
+}
+
+impl From<ReadError> for End {
+    fn from(error: ReadError) -> End {
+        match error {
+            ReadError::NamespaceNotFound | ReadError::Closed => End::Over,
+            error => End::Broken(error.to_string()),
+        }
+    }
+}
+
+impl From<RoomsError> for End {
+    fn from(error: RoomsError) -> End {
+        match error {
+            RoomsError::Replaced => End::Superseded,
+            RoomsError::SubscriberNotFound | RoomsError::NamespaceNotFound(_) | RoomsError::Closed => End::Over,
+            RoomsError::Read(error) => error.into(),
+            error => End::Broken(error.to_string()),
+        }
+    }
+}
+
 /// Where a stream's events come from.
 pub(crate) trait Source: Send + 'static {
     /// The next events.
-    fn next(&mut self) -> impl Future<Output = Result<Next, ReadError>> + Send;
+    fn next(&mut self) -> impl Future<Output = Result<Next, End>> + Send;
 
-    /// Where it stands, as the `id` to resume at; nothing where that needs none.
-    fn place(&self) -> Option<String>;
+    /// Returns once there may be more than at the last look. It may be dropped before that, and called anew.
+    fn changed(&mut self) -> impl Future<Output = Result<(), End>> + Send;
+
+    /// Where it stands, as the `id` to resume at. Asked when there has been nothing for a while.
+    fn place(&mut self) -> impl Future<Output = Result<String, End>> + Send;
 }
 
 /// The last event's id, as the request names it. An empty one is none.
@@ -66,78 +101,85 @@ pub(crate) fn not_an_id(id: &str, must_be: impl Display) -> Refusal {
     Refusal::parameter(format!("Last-Event-ID is {id:?}, it must be {must_be}"))
 }
 
-/// Registers a follower, and then answers with the events of the source that `open` makes.
+/// Answers with the events of a source.
 ///
-/// `resumable`: the opening tells where the stream begins, so that a client which is cut off before
+/// `place`: where the stream begins, if the opening is to tell it, so that a client which is cut off before
 /// its first record misses none.
-pub(crate) fn answer<S: Source>(
-    broker: &Arc<Broker>,
-    namespaces: &[Namespace],
-    open: impl FnOnce() -> Result<(S, bool), Refusal>,
-) -> Result<Response, Refusal> {
-    let follower = broker.log.follower(namespaces);
-    let (source, tell_place) = open()?;
-    let place = if tell_place { source.place() } else { None };
+pub(crate) fn answer<S: Source>(broker: &Arc<Broker>, source: S, place: Option<String>) -> Response {
     let opening = Some(sse::opening(place.as_deref()));
     let period = broker.timeouts.heartbeat;
     let mut heartbeat = interval_at(tokio::time::Instant::now() + period, period);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let events =
-        EventStream { source, broker: Arc::clone(broker), follower, heartbeat, opening, _open: Open::subscriber() };
+    let broker = Arc::clone(broker);
+    let events = EventStream { source, broker, heartbeat, opening, ended: false, _open: Open::subscriber() };
     let events = stream::unfold(events, |mut events| async { events.next().await.map(|piece| (piece, events)) });
     let mut response = Response::new(Body::from_stream(events));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media::EVENTS));
     headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
-    Ok(response)
+    response
 }
 
 struct EventStream<S> {
     source: S,
     broker: Arc<Broker>,
-    follower: Follower,
     heartbeat: Interval,
     opening: Option<Bytes>,
+    /// The last piece has been sent.
+    ended: bool,
     _open: Open,
 }
 
 impl<S: Source> EventStream<S> {
-    /// The next piece of text. The stream ends where the broker stops, and where a namespace is
-    /// deleted; it breaks off where the log can't be read.
+    /// The next piece of text. The stream ends where the broker stops, and where what it is of is no more;
+    /// it breaks off where the log can't be read.
     async fn next(&mut self) -> Option<io::Result<Bytes>> {
         if let Some(opening) = self.opening.take() {
             return Some(Ok(opening));
         }
-        loop {
-            if self.broker.closing.is_cancelled() {
-                return None;
+        if self.ended {
+            return None;
+        }
+        match self.piece().await {
+            Ok(text) => Some(Ok(text)),
+            Err(End::Over) => None,
+            Err(End::Superseded) => {
+                self.ended = true;
+                Some(Ok(sse::superseded()))
             }
-            match self.source.next().await {
-                Ok(Next::Events(text)) => {
-                    self.heartbeat.reset();
-                    return Some(Ok(text));
-                }
-                Ok(Next::Others) => tokio::select! {
-                    biased;
-                    _ = self.heartbeat.tick() => return Some(Ok(self.beat())),
-                    () = tokio::task::yield_now() => {}
-                },
-                Ok(Next::AtHead) => tokio::select! {
-                    biased;
-                    () = self.broker.closing.cancelled() => return None,
-                    () = self.follower.changed() => {}
-                    _ = self.heartbeat.tick() => return Some(Ok(self.beat())),
-                },
-                Err(ReadError::NamespaceNotFound | ReadError::Closed) => return None,
-                Err(error) => {
-                    tracing::error!(%error, "an event stream breaks off");
-                    return Some(Err(io::Error::other(error)));
-                }
+            Err(End::Broken(error)) => {
+                tracing::error!(error, "an event stream breaks off");
+                Some(Err(io::Error::other(error)))
             }
         }
     }
 
-    fn beat(&self) -> Bytes {
-        sse::heartbeat(self.source.place().as_deref())
+    async fn piece(&mut self) -> Result<Bytes, End> {
+        loop {
+            if self.broker.closing.is_cancelled() {
+                return Err(End::Over);
+            }
+            match self.source.next().await? {
+                Next::Events(text) => {
+                    self.heartbeat.reset();
+                    return Ok(text);
+                }
+                Next::Others => tokio::select! {
+                    biased;
+                    _ = self.heartbeat.tick() => return self.beat().await,
+                    () = tokio::task::yield_now() => {}
+                },
+                Next::AtHead => tokio::select! {
+                    biased;
+                    () = self.broker.closing.cancelled() => return Err(End::Over),
+                    changed = self.source.changed() => changed?,
+                    _ = self.heartbeat.tick() => return self.beat().await,
+                },
+            }
+        }
+    }
+
+    async fn beat(&mut self) -> Result<Bytes, End> {
+        Ok(sse::heartbeat(&self.source.place().await?))
     }
 }

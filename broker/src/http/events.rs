@@ -1,19 +1,19 @@
 //! `GET /v1/namespaces/{ns}/events`: follow a namespace.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
 use bytes::Bytes;
-use tlog::{ReadError, Reader, SharedFrame};
+use tlog::{Follower, Namespace, Reader, SharedFrame};
 use wire::Offset;
 use wire::limits::MAX_FOLLOWED_KEYS;
 use wire::name::check_key;
 
+use crate::http::delivery::Delivery;
 use crate::http::error::Refusal;
-use crate::http::event_stream::{self, Next, PIECE_BYTES, READ_BYTES, Source, last_event_id, not_an_id};
+use crate::http::event_stream::{self, End, Next, PIECE_BYTES, READ_BYTES, Source, last_event_id, not_an_id};
 use crate::http::outgoing::Share;
 use crate::http::query::{self, Begin, Known, Query};
 use crate::http::{media, openapi, path, sse};
@@ -50,16 +50,25 @@ pub(crate) async fn follow(State(broker): Shared, uri: Uri, headers: HeaderMap) 
     let keys = keys(&query)?;
     media::negotiate(&headers, &[media::EVENTS])?;
     let namespace = broker.namespace(&name)?;
-    event_stream::answer(&broker, std::slice::from_ref(&namespace), || {
-        let cursor = match begin {
-            Begin::Start => 0,
-            Begin::End => broker.log.head(&namespace)?.next_offset,
-            Begin::At(offset) => offset,
-        };
-        let reader = broker.log.reader(&namespace, cursor)?;
-        let share = broker.outgoing.share();
-        Ok((Records { reader, share, cursor, keys, frames: Vec::new().into_iter() }, begin == Begin::End))
-    })
+    let cursor = match begin {
+        Begin::Start => 0,
+        Begin::End => broker.log.head(&namespace)?.next_offset,
+        Begin::At(offset) => offset,
+    };
+    let place = (begin == Begin::End).then(|| id_before(cursor));
+    if let Some(keys) = keys {
+        let connection = broker.rooms.follow_keys(&namespace, keys, cursor)?;
+        let delivery = Delivery::new(broker.log.clone(), connection, broker.outgoing.share());
+        return Ok(event_stream::answer(&broker, Keyed { namespace, delivery }, place));
+    }
+    // Registered before anything is read.
+    let follower = broker.log.follower(std::slice::from_ref(&namespace));
+    let (reader, share) = (broker.log.reader(&namespace, cursor)?, broker.outgoing.share());
+    Ok(event_stream::answer(
+        &broker,
+        Records { follower, reader, share, cursor, frames: Vec::new().into_iter() },
+        place,
+    ))
 }
 
 /// Where to go on after the record of this id. -1 stands before the first record.
@@ -68,12 +77,15 @@ fn after(id: &str) -> Result<Begin, Refusal> {
     next.map(Begin::At).ok_or_else(|| not_an_id(id, "an offset"))
 }
 
-fn keys(query: &Query) -> Result<Option<HashSet<String>>, Refusal> {
-    let mut keys = HashSet::new();
+/// The keys to follow; all where there are none.
+fn keys(query: &Query) -> Result<Option<Vec<String>>, Refusal> {
+    let mut keys = Vec::new();
     for key in query.all("key") {
         check_key(key)?;
-        keys.insert(key.to_owned());
+        keys.push(key.to_owned());
     }
+    keys.sort_unstable();
+    keys.dedup();
     if keys.len() > MAX_FOLLOWED_KEYS {
         return Err(Refusal::parameter(format!("{} keys, the limit is {MAX_FOLLOWED_KEYS}", keys.len())));
     }
@@ -82,31 +94,39 @@ fn keys(query: &Query) -> Result<Option<HashSet<String>>, Refusal> {
 
 /// The records of one namespace.
 struct Records {
+    follower: Follower,
     reader: Reader,
     share: Share,
     /// All records below have been sent, or are not for this stream.
     cursor: Offset,
-    /// The keys whose records are sent; all where there are none.
-    keys: Option<HashSet<String>>,
     /// What has been read and not yet sent.
     frames: std::vec::IntoIter<Arc<SharedFrame>>,
 }
 
 impl Source for Records {
-    async fn next(&mut self) -> Result<Next, ReadError> {
+    async fn next(&mut self) -> Result<Next, End> {
         if self.frames.len() == 0 {
             self.frames = self.share.read(&mut self.reader, READ_BYTES).await?.into_iter();
             if self.frames.len() == 0 {
                 return Ok(Next::AtHead);
             }
         }
-        let text = self.piece();
-        Ok(if text.is_empty() { Next::Others } else { Next::Events(text) })
+        Ok(Next::Events(self.piece()))
     }
 
-    fn place(&self) -> Option<String> {
-        Some(self.cursor.checked_sub(1).map_or("-1".to_owned(), |last| last.to_string()))
+    async fn changed(&mut self) -> Result<(), End> {
+        self.follower.changed().await;
+        Ok(())
     }
+
+    async fn place(&mut self) -> Result<String, End> {
+        Ok(id_before(self.cursor))
+    }
+}
+
+/// The id to resume at an offset.
+fn id_before(cursor: Offset) -> String {
+    cursor.checked_sub(1).map_or("-1".to_owned(), |last| last.to_string())
 }
 
 impl Records {
@@ -117,37 +137,32 @@ impl Records {
         while gathered.len() < PIECE_BYTES {
             let Some(frame) = self.frames.next() else { break };
             let from = std::mem::replace(&mut self.cursor, frame.next_offset());
-            match &self.keys {
-                Some(keys) => push_matching(&mut gathered, &frame, from, keys),
-                None => {
-                    let text = sse::events_from(&frame, from);
-                    if gathered.is_empty() && (text.len() >= PIECE_BYTES || self.frames.len() == 0) {
-                        return text;
-                    }
-                    gathered.extend_from_slice(&text);
-                }
+            let text = sse::events_from(&frame, from);
+            if gathered.is_empty() && (text.len() >= PIECE_BYTES || self.frames.len() == 0) {
+                return text;
             }
+            gathered.extend_from_slice(&text);
         }
         gathered.into()
     }
 }
 
-fn push_matching(out: &mut Vec<u8>, frame: &SharedFrame, from: Offset, keys: &HashSet<String>) {
-    if frame.is_loss() {
-        // Whose records they were nobody knows: perhaps those of these keys.
-        out.extend_from_slice(&sse::events_from(frame, from));
-        return;
+/// The records of some keys of one namespace.
+struct Keyed {
+    namespace: Namespace,
+    delivery: Delivery,
+}
+
+impl Source for Keyed {
+    async fn next(&mut self) -> Result<Next, End> {
+        self.delivery.gather(|text, _, event| text.extend_from_slice(event)).await
     }
-    let matches = |key: Option<&str>| key.is_some_and(|key| keys.contains(key));
-    if !frame.records().any(|record| matches(record.key)) {
-        return;
+
+    async fn changed(&mut self) -> Result<(), End> {
+        self.delivery.changed().await
     }
-    let text = frame.text(sse::frame_text);
-    let mut begin = 0;
-    for (record, end) in frame.records().zip(text.ends.iter().map(|end| *end as usize)) {
-        if record.offset >= from && matches(record.key) {
-            out.extend_from_slice(&text.bytes[begin..end]);
-        }
-        begin = end;
+
+    async fn place(&mut self) -> Result<String, End> {
+        Ok(id_before(self.delivery.settled().await?.offset(&self.namespace)))
     }
 }

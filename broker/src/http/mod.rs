@@ -9,15 +9,17 @@
 //! | [`keys`], [`objects`], [`stores`] | what the stores hold |
 //! | [`groups`] | workers that share a namespace's records |
 //! | [`locks`] | one owner at a time |
+//! | [`subscribers`] | durable subscribers: their rooms, and what they missed |
 //! | [`health`], [`openapi`] | for those who run the broker, and those who write clients |
 //!
 //! The rest is what they share: [`path`] and [`query`] read the address, [`media`] the media types,
-//! [`body`], [`strict`] and [`lines`] the body; [`sse`], [`event_stream`] and [`token`] make event streams;
+//! [`body`], [`strict`] and [`lines`] the body; [`sse`], [`event_stream`], [`delivery`] and [`token`] make event streams;
 //! [`answer`], [`hex`] and [`error`] make answers.
 
 mod answer;
 pub(crate) mod batch;
 pub(crate) mod body;
+mod delivery;
 pub(crate) mod error;
 mod event_stream;
 mod events;
@@ -42,6 +44,7 @@ mod rebuild;
 pub(crate) mod sse;
 mod stores;
 mod strict;
+mod subscribers;
 pub(crate) mod token;
 
 use std::sync::Arc;
@@ -91,6 +94,12 @@ pub(crate) fn router(broker: &Arc<Broker>, cors: Option<CorsLayer>) -> Router {
         .routes(routes!(locks::ask, locks::get))
         .routes(routes!(locks::extend))
         .routes(routes!(locks::release))
+        .routes(routes!(subscribers::list))
+        .routes(routes!(subscribers::put, subscribers::get, subscribers::delete))
+        .routes(routes!(subscribers::join))
+        .routes(routes!(subscribers::leave))
+        .routes(routes!(subscribers::events::follow))
+        .routes(routes!(subscribers::events::ack))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
         .routes(routes!(health::metrics))
@@ -154,6 +163,11 @@ async fn not_found(uri: Uri) -> Refusal {
     }
     if uri.path().starts_with("/v1/locks/")
         && let Err(refusal) = path::lock(&uri)
+    {
+        return refusal;
+    }
+    if uri.path().starts_with("/v1/subscribers/")
+        && let Err(refusal) = path::subscriber(&uri)
     {
         return refusal;
     }

@@ -7,16 +7,16 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
 use bytes::Bytes;
-use tlog::{Namespace, ReadError, Reader, SharedFrame};
+use consumers::rooms::Place;
+use tlog::{Follower, Namespace, Reader, SharedFrame};
 use wire::limits::MAX_FOLLOWED_NAMESPACES;
 use wire::{NamespaceName, Offset};
 
 use crate::http::error::Refusal;
-use crate::http::event_stream::{self, Next, PIECE_BYTES, READ_BYTES, Source, last_event_id, not_an_id};
+use crate::http::event_stream::{self, End, Next, PIECE_BYTES, READ_BYTES, Source, last_event_id, not_an_id};
 use crate::http::outgoing::Share;
 use crate::http::query::{Begin, Known, Query};
-use crate::http::token::{self, Place};
-use crate::http::{media, openapi, sse};
+use crate::http::{media, openapi, sse, token};
 use crate::state::{Broker, Shared};
 
 /// Follow many namespaces over one connection: `data` names each record's `namespace`, and `id` is an
@@ -52,11 +52,13 @@ pub(crate) async fn follow(State(broker): Shared, uri: Uri, headers: HeaderMap) 
     };
     media::negotiate(&headers, &[media::EVENTS])?;
     let namespaces = namespaces(&broker, &query)?;
-    event_stream::answer(&broker, &namespaces, || {
-        let followed: Result<Vec<Followed>, Refusal> =
-            namespaces.iter().map(|namespace| Followed::new(&broker, namespace, begin, &resume)).collect();
-        Ok((Many { followed: followed?, share: broker.outgoing.share(), turn: 0 }, true))
-    })
+    // Registered before anything is read.
+    let follower = broker.log.follower(&namespaces);
+    let followed = namespaces.iter().map(|namespace| Followed::new(&broker, namespace, begin, &resume));
+    let followed = followed.collect::<Result<Vec<Followed>, Refusal>>()?;
+    let many = Many { follower, followed, share: broker.outgoing.share(), turn: 0 };
+    let place = many.token();
+    Ok(event_stream::answer(&broker, many, Some(place)))
 }
 
 /// The namespaces that a query names, in ascending order of ids.
@@ -75,6 +77,7 @@ fn namespaces(broker: &Broker, query: &Query) -> Result<Vec<Namespace>, Refusal>
 
 /// The records of many namespaces, in turns.
 struct Many {
+    follower: Follower,
     followed: Vec<Followed>,
     share: Share,
     /// Whose turn it is.
@@ -119,7 +122,7 @@ impl Followed {
 }
 
 impl Source for Many {
-    async fn next(&mut self) -> Result<Next, ReadError> {
+    async fn next(&mut self) -> Result<Next, End> {
         // The namespace that was read from last goes on while it has frames in hand, then the next
         // ones are asked: each gets a read of its own before any gets a second.
         for _ in 0..=self.followed.len() {
@@ -140,18 +143,27 @@ impl Source for Many {
         Ok(Next::AtHead)
     }
 
-    fn place(&self) -> Option<String> {
-        Some(token::encode(self.followed.iter().map(|followed| followed.place)))
+    async fn changed(&mut self) -> Result<(), End> {
+        self.follower.changed().await;
+        Ok(())
+    }
+
+    async fn place(&mut self) -> Result<String, End> {
+        Ok(self.token())
     }
 }
 
 impl Many {
+    fn token(&self) -> String {
+        token::encode(self.followed.iter().map(|followed| followed.place))
+    }
+
     /// The next events of the namespace whose turn it is.
     fn piece(&mut self) -> Vec<u8> {
         let mut text = Vec::new();
         while text.len() < PIECE_BYTES {
             let Some(event) = self.followed[self.turn].next() else { break };
-            let token = token::encode(self.followed.iter().map(|followed| followed.place));
+            let token = self.token();
             sse::push_event_of(&mut text, &event, &token, &self.followed[self.turn].name);
         }
         text

@@ -31,6 +31,7 @@ pub(crate) fn document() -> Document {
             (name = "objects", description = "Records by their content-addressed ids"),
             (name = "groups", description = "Workers that share a namespace's records: lease, ack, nack"),
             (name = "locks", description = "One owner at a time, over crashes too"),
+            (name = "subscribers", description = "Durable subscribers: rooms, what was missed, what comes"),
             (name = "stores", description = "The ring of 256 stores"),
             (name = "operations", description = "For those who run the broker"),
         )
@@ -70,6 +71,14 @@ pub(crate) struct Group {
 pub(crate) struct Lock {
     /// The lock's name, percent-encoded: 1 to 255 bytes of UTF-8 without control characters.
     lock: String,
+}
+
+/// The subscriber in a path.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(crate) struct Subscriber {
+    /// The subscriber's name, percent-encoded: 1 to 255 bytes of UTF-8 without control characters.
+    name: String,
 }
 
 /// The object id in a path.
@@ -183,6 +192,24 @@ pub(crate) struct RetryWait {
     /// The longest wait, milliseconds.
     #[schema(maximum = 86_400_000, default = 60_000)]
     max_ms: Option<u64>,
+}
+
+/// What a subscriber follows.
+#[derive(ToSchema)]
+pub(crate) struct Rooms {
+    /// The records of one key of one namespace, each.
+    rooms: Option<Vec<Room>>,
+    /// Namespaces, all of whose records are followed.
+    namespaces: Option<Vec<String>>,
+}
+
+/// A room: the records of one key.
+#[derive(ToSchema)]
+pub(crate) struct Room {
+    /// The namespace, which must exist.
+    namespace: String,
+    /// The key.
+    key: String,
 }
 
 /// A record that is leased.
@@ -353,6 +380,8 @@ mod tests {
         same_fields::<Problem>(&problem);
         same_fields::<GroupConfig>(&wire::GroupConfig::default());
         same_fields::<RetryWait>(&wire::GroupConfig::default().retry);
+        same_fields::<Rooms>(&wire::Rooms::default());
+        same_fields::<Room>(&wire::Rooms::default().room("n", "k").rooms[0]);
         same_fields::<Config>(&wire::NamespaceConfig::default());
         let lost = wire::json::Lost { from: 1, to: 2 };
         same_fields::<Lost>(&lost);

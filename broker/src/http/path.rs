@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use axum::http::Uri;
 use percent_encoding::percent_decode_str;
 use wire::name::{NameError, check_key};
-use wire::{Code, GroupName, LockName, NamespaceName};
+use wire::{Code, GroupName, LockName, NamespaceName, SubscriberName};
 
 use crate::http::error::Refusal;
 
@@ -23,6 +23,9 @@ const GROUP_AT: usize = 4;
 
 /// The segment of `/v1/locks/{lock}`.
 const LOCK_AT: usize = 2;
+
+/// The segment of `/v1/subscribers/{name}`.
+const SUBSCRIBER_AT: usize = 2;
 
 /// The segment of `/v1/objects/{id}` and `/v1/stores/{shard}`.
 const ID_AT: usize = 2;
@@ -57,6 +60,14 @@ pub(crate) fn lock(uri: &Uri) -> Result<LockName, Refusal> {
     let broken = || refusal("the lock's name has a % that no two hex digits follow".to_owned());
     let bytes = percent_decode(segment(uri, LOCK_AT)).ok_or_else(broken)?;
     LockName::from_bytes(&bytes).map_err(|error| refusal(error.to_string()))
+}
+
+/// The subscriber's name in `/v1/subscribers/{name}…`.
+pub(crate) fn subscriber(uri: &Uri) -> Result<SubscriberName, Refusal> {
+    let refusal = |why: String| Refusal::new(Code::InvalidSubscriber, why);
+    let broken = || refusal("the subscriber's name has a % that no two hex digits follow".to_owned());
+    let bytes = percent_decode(segment(uri, SUBSCRIBER_AT)).ok_or_else(broken)?;
+    SubscriberName::from_bytes(&bytes).map_err(|error| refusal(error.to_string()))
 }
 
 /// The id in `/v1/objects/{id}…`, the shard in `/v1/stores/{shard}…`: neither needs an escape.
@@ -109,6 +120,15 @@ mod tests {
         for bad in ["", "%", "%FF", "%0A", "%2E%2e"] {
             let path = format!("/v1/namespaces/n/groups/{bad}/lease");
             assert_eq!(read(&path), Err(Some(Code::InvalidGroup)), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_subscriber_is_one_segment_too() {
+        let read = |path: &str| subscriber(&path.parse().unwrap()).map_err(|refusal| refusal.code());
+        assert_eq!(read("/v1/subscribers/a%2Fb/events").unwrap().to_string(), "a/b");
+        for bad in ["", "%", "%FF", "%0A", "%2E%2e"] {
+            assert_eq!(read(&format!("/v1/subscribers/{bad}/events")), Err(Some(Code::InvalidSubscriber)), "{bad}");
         }
     }
 

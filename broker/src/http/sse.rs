@@ -31,6 +31,9 @@ use wire::{Frame, Offset};
 /// What a browser waits before it connects again, milliseconds.
 const RETRY_MS: u32 = 1_000;
 
+/// What one waits whose place another connection has taken, milliseconds: an hour.
+const SUPERSEDED_RETRY_MS: u32 = 3_600_000;
+
 /// Bytes that a record's text has more than its key and value, as a rule: room to be reserved.
 const RECORD_ROOM: usize = 128;
 
@@ -46,9 +49,16 @@ pub(crate) fn opening(id: Option<&str>) -> Bytes {
 }
 
 /// What a stream says when it has had nothing to say for a while.
-pub(crate) fn heartbeat(id: Option<&str>) -> Bytes {
+pub(crate) fn heartbeat(id: &str) -> Bytes {
     let mut text = ":\n".to_owned();
-    push_id(&mut text, id);
+    push_id(&mut text, Some(id));
+    text.into()
+}
+
+/// What a stream says when another connection has taken its place: not to come back at once, as that would
+/// end the other in turn.
+pub(crate) fn superseded() -> Bytes {
+    let text = format!("retry: {SUPERSEDED_RETRY_MS}\nevent: superseded\ndata: {{}}\n\n");
     text.into()
 }
 
@@ -272,9 +282,9 @@ mod tests {
     #[test]
     fn what_is_said_beside_records_is_no_event() {
         assert_eq!(parse(std::str::from_utf8(&opening(Some("16"))).unwrap()), []);
-        assert_eq!(parse(std::str::from_utf8(&heartbeat(None)).unwrap()), []);
+        assert_eq!(parse(std::str::from_utf8(&heartbeat("16")).unwrap()), []);
         let id = "id: 16\n\n";
-        assert!(opening(Some("16")).ends_with(id.as_bytes()) && heartbeat(Some("16")).ends_with(id.as_bytes()));
+        assert!(opening(Some("16")).ends_with(id.as_bytes()) && heartbeat("16").ends_with(id.as_bytes()));
     }
 
     /// Values of all kinds that try to forge events.

@@ -1,9 +1,12 @@
 //! The resume token of a stream over many namespaces: where it stands in each of them. It is the
 //! `id:` of every event of such a stream, and comes back as `Last-Event-ID`.
 //!
+//! That of a durable subscriber lists only what is ahead of its cursors, which are durable: so it is short
+//! where acks come. Its CRC covers the subscriber's name too, so that nobody moves past records by another's.
+//!
 //! ```text
 //!  0   1  version       1
-//!  1   4  CRC-32 (IEEE) of the rest, big-endian
+//!  1   4  CRC-32 (IEEE) of the subscriber's name, if it is one's, and of the rest, big-endian
 //!  5      per namespace, in ascending order of ids:
 //!           id            ⎫
 //!           generation    ⎬ LEB128, each in as few bytes as it needs
@@ -14,8 +17,9 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use consumers::rooms::Place;
+use wire::NamespaceId;
 use wire::limits::MAX_FOLLOWED_NAMESPACES;
-use wire::{Generation, NamespaceId, Offset};
 
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 5;
@@ -23,38 +27,44 @@ const HEADER_BYTES: usize = 5;
 /// The longest token, characters: more is not decoded.
 const MAX_TOKEN_CHARS: usize = (HEADER_BYTES + MAX_FOLLOWED_NAMESPACES * (4 + 5 + 10)).div_ceil(3) * 4;
 
-/// Where a stream stands in one namespace.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) struct Place {
-    /// The namespace.
-    pub(crate) namespace: NamespaceId,
-    /// Which use of its id.
-    pub(crate) generation: Generation,
-    /// The offset to go on at.
-    pub(crate) next_offset: Offset,
-}
-
 /// The token of these places, which are in ascending order of ids.
 pub(crate) fn encode(places: impl Iterator<Item = Place>) -> String {
+    encode_of("", places)
+}
+
+/// The same of a subscriber's places.
+pub(crate) fn encode_of(subscriber: &str, places: impl Iterator<Item = Place>) -> String {
     let mut bytes = vec![VERSION, 0, 0, 0, 0];
     for place in places {
         push_number(&mut bytes, u64::from(place.namespace.get()));
         push_number(&mut bytes, u64::from(place.generation));
         push_number(&mut bytes, place.next_offset);
     }
-    let crc = crc32fast::hash(&bytes[HEADER_BYTES..]);
+    let crc = crc(subscriber, &bytes[HEADER_BYTES..]);
     bytes[1..HEADER_BYTES].copy_from_slice(&crc.to_be_bytes());
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
+fn crc(subscriber: &str, places: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(subscriber.as_bytes());
+    crc.update(places);
+    crc.finalize()
+}
+
 /// The places that a token names, in ascending order of ids; nothing where it is not one.
 pub(crate) fn decode(token: &str) -> Option<Vec<Place>> {
+    decode_of("", token)
+}
+
+/// The same of a token that this subscriber was sent.
+pub(crate) fn decode_of(subscriber: &str, token: &str) -> Option<Vec<Place>> {
     if token.len() > MAX_TOKEN_CHARS {
         return None;
     }
     let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
     let (header, mut rest) = bytes.split_at_checked(HEADER_BYTES)?;
-    let crc = crc32fast::hash(rest).to_be_bytes();
+    let crc = crc(subscriber, rest).to_be_bytes();
     if header[0] != VERSION || header[1..] != crc {
         return None;
     }
@@ -118,6 +128,13 @@ mod tests {
         assert_eq!(token, "Aa2O5UgBAACsAgER____B_____8P____________AQ");
         assert_eq!(decode(&token), Some(places.to_vec()));
         assert_eq!(decode(&encode([].into_iter())), Some(Vec::new()));
+    }
+
+    #[test]
+    fn a_subscribers_token_is_its_own() {
+        let token = encode_of("ann", [place(1, 0, 7)].into_iter());
+        assert_eq!(decode_of("ann", &token), Some(vec![place(1, 0, 7)]));
+        assert_eq!((decode_of("ben", &token), decode(&token)), (None, None));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use consumers::groups::Groups;
 use consumers::locks::Locks;
+use consumers::rooms::Rooms;
 use consumers::{Ledger, OPEN_TABLES, Stores};
 use tlog::storage::Disk;
 use tlog::{Clock, Log};
@@ -87,7 +88,8 @@ impl Server {
             log,
             stores,
             groups: Groups::new(Arc::clone(&ledger), Arc::clone(&clock), boot),
-            locks: Locks::new(Arc::clone(&ledger), clock),
+            locks: Locks::new(Arc::clone(&ledger), Arc::clone(&clock)),
+            rooms: Rooms::new(Arc::clone(&ledger), clock, boot),
             ledger,
             closing: CancellationToken::new(),
             timeouts: config.timeouts,
