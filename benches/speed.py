@@ -13,6 +13,7 @@ import http.client
 import json
 import re
 import shutil
+import socket
 import statistics
 import subprocess
 import tempfile
@@ -60,6 +61,7 @@ class Speed:
                 self.batches(broker, 1),
                 self.batches(broker, 8),
                 self.alone(broker, folder),
+                self.room(broker),
             ]
         shutil.rmtree(folder / "publish")
         with Broker(self.tlog, folder / "rebuild") as broker:
@@ -107,6 +109,29 @@ class Speed:
 
         publish, sync = self.median(measure, lambda pair: pair[0] / pair[1])
         return Row("one publisher, one in flight, p50", publish, " ms", publish / sync, f"times fdatasync's {sync:.3f} ms", 3, most=True)
+
+    def room(self, broker):
+        """Turns about, so that a machine that is busy for a while is so for both."""
+        say("one publisher, one in flight, to a room of two who are connected, and without")
+        alone = lambda: self.timed(broker, "--connections", 1, "--keys", 1)["latency_ms"]["p50"]
+
+        def measure():
+            without = alone()
+            rooms = json.dumps({"rooms": [{"namespace": "bench-0", "key": "k-0000000000"}]})
+            names = ["first", "second"]
+            for name in names:
+                broker.call("PUT", f"/v1/subscribers/{name}", rooms)
+            streams = [broker.follow(f"/v1/subscribers/{name}/events") for name in names]
+            with_two = alone()
+            taken = [stream.stop() for stream in streams]
+            for name in names:
+                broker.call("DELETE", f"/v1/subscribers/{name}")
+            assert min(taken) > 1000, taken
+            return with_two, without
+
+        with_two, without = self.median(measure, lambda pair: pair[0] / pair[1])
+        of = f"times {without:.3f} ms without rooms"
+        return Row("the same to a room of two who are connected, p50", with_two, " ms", with_two / without, of, 1.3, most=True)
 
     def million(self, broker, *arguments):
         report = self.bench(broker, "--connections", 8, "--batch", 1000, "--count", 1000, *arguments)
@@ -182,10 +207,17 @@ class Broker:
         self.process.wait(60)
 
     def put(self, path):
+        self.call("PUT", path)
+
+    def call(self, method, path, body=None):
         connection = http.client.HTTPConnection(self.address, timeout=60)
-        connection.request("PUT", path)
-        assert connection.getresponse().status == 201, path
+        connection.request(method, path, body, {"content-type": "application/json"} if body else {})
+        answer = connection.getresponse()
+        assert answer.status in (200, 201, 204), (method, path, answer.status, answer.read())
         connection.close()
+
+    def follow(self, path):
+        return Stream(self.address, path)
 
     def stores(self):
         connection = http.client.HTTPConnection(self.address, timeout=60)
@@ -193,6 +225,29 @@ class Broker:
         stores = json.loads(connection.getresponse().read())["stores"]
         connection.close()
         return stores
+
+
+class Stream:
+    """An event stream that is read, and not looked at."""
+
+    def __init__(self, address, path):
+        host, port = address.rsplit(":", 1)
+        self.socket = socket.create_connection((host, int(port)))
+        self.socket.sendall(f"GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n".encode())
+        self.opened = self.bytes = len(self.socket.recv(1 << 16))
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
+
+    def read(self):
+        while count := len(self.socket.recv(1 << 20)):
+            self.bytes += count
+
+    def stop(self):
+        """How much has come since it was opened."""
+        self.socket.shutdown(socket.SHUT_RDWR)
+        self.reader.join(60)
+        self.socket.close()
+        return self.bytes - self.opened
 
 
 def command(*arguments):
