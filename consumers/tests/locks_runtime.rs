@@ -217,6 +217,9 @@ async fn a_lock_that_lapses_goes_from_memory_and_from_the_rows() {
     life.end();
     let life = Life::begin(&fixture).await;
     assert_eq!(life.holder("kept").await, Some(("anna".into(), kept)));
+    for number in 0..20 {
+        assert_eq!(life.holder(&format!("l{number}")).await, None);
+    }
     life.end();
     let names: Vec<_> = rows_in(&folder, b"k").into_iter().map(|(key, _)| key[3..].to_vec()).collect();
     assert_eq!(names, [b"kept"]);
