@@ -113,7 +113,7 @@ class Speed:
     def room(self, broker):
         """Turns about, so that a machine that is busy for a while is so for both."""
         say("one publisher, one in flight, to a room of two who are connected, and without")
-        alone = lambda: self.timed(broker, "--connections", 1, "--keys", 1)["latency_ms"]["p50"]
+        alone = lambda: self.timed(broker, "--connections", 1, "--keys", 1, "--format", "json")["latency_ms"]["p50"]
 
         def measure():
             without = alone()

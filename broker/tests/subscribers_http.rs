@@ -283,7 +283,7 @@ async fn a_loss_is_told_to_all_who_follow_a_room_of_the_namespace() {
     }
     let id = server.get("/v1/namespaces/n").await.ok()["id"].as_u64().unwrap() as u32;
     let folder = server.stop().await;
-    losses::lose(folder.path(), id, &[3..5]);
+    losses::lose(folder.path(), id, std::slice::from_ref(&(3..5)));
     let server = TestServer::start_in(folder, |_| {}).await;
     for (name, before, after) in [("ann", 1, 5), ("ben", 2, 6)] {
         let mut events = follow(&server, name, None).await;

@@ -105,8 +105,8 @@ pub(crate) fn not_an_id(id: &str, must_be: impl Display) -> Refusal {
 ///
 /// `place`: where the stream begins, if the opening is to tell it, so that a client which is cut off before
 /// its first record misses none.
-pub(crate) fn answer<S: Source>(broker: &Arc<Broker>, source: S, place: Option<String>) -> Response {
-    let opening = Some(sse::opening(place.as_deref()));
+pub(crate) fn answer<S: Source>(broker: &Arc<Broker>, source: S, place: Option<&str>) -> Response {
+    let opening = Some(sse::opening(place));
     let period = broker.timeouts.heartbeat;
     let mut heartbeat = interval_at(tokio::time::Instant::now() + period, period);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -59,7 +59,7 @@ pub(crate) async fn follow(State(broker): Shared, uri: Uri, headers: HeaderMap) 
     if let Some(keys) = keys {
         let connection = broker.rooms.follow_keys(&namespace, keys, cursor)?;
         let delivery = Delivery::new(broker.log.clone(), connection, broker.outgoing.share());
-        return Ok(event_stream::answer(&broker, Keyed { namespace, delivery }, place));
+        return Ok(event_stream::answer(&broker, Keyed { namespace, delivery }, place.as_deref()));
     }
     // Registered before anything is read.
     let follower = broker.log.follower(std::slice::from_ref(&namespace));
@@ -67,7 +67,7 @@ pub(crate) async fn follow(State(broker): Shared, uri: Uri, headers: HeaderMap) 
     Ok(event_stream::answer(
         &broker,
         Records { follower, reader, share, cursor, frames: Vec::new().into_iter() },
-        place,
+        place.as_deref(),
     ))
 }
 

@@ -58,7 +58,7 @@ pub(crate) async fn follow(State(broker): Shared, uri: Uri, headers: HeaderMap) 
     let followed = followed.collect::<Result<Vec<Followed>, Refusal>>()?;
     let many = Many { follower, followed, share: broker.outgoing.share(), turn: 0 };
     let place = many.token();
-    Ok(event_stream::answer(&broker, many, Some(place)))
+    Ok(event_stream::answer(&broker, many, Some(&place)))
 }
 
 /// The namespaces that a query names, in ascending order of ids.
