@@ -1,7 +1,7 @@
 //! What the benches share: batches to append, and a log on the disk to append them to.
 //!
 //! `cargo bench -p benches` measures frames, appends, replay and the stores by themselves;
-//! `speed.py` measures the broker as a whole, over HTTP, beside what the machine can do.
+//! `compare.py` and `load` measure the broker as a whole, beside its peers and what the machine can do.
 #![allow(clippy::unwrap_used, reason = "a bench that can't be made should stop")]
 
 use std::path::Path;

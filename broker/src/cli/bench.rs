@@ -8,10 +8,8 @@
 //! | [`load`] | threads of connections, and what they saw |
 //! | [`empty`] | a server that does nothing, to tell HTTP's cost from the log's |
 //! | [`limits`] | what the disk can do |
-//! | [`work`] | a group that is worked off |
 
 pub(super) mod empty;
-pub(super) mod work;
 
 mod connection;
 mod limits;

@@ -136,9 +136,6 @@ enum Command {
     /// The server that does nothing, for bench --baseline
     #[command(name = bench::empty::COMMAND, hide = true)]
     BenchEmptyServer,
-    /// Work off a group whose records need no work, and measure it
-    #[command(hide = true)]
-    BenchWork(bench::work::WorkBenchArgs),
     /// Ask whether a broker is alive
     Health {
         #[command(flatten)]
@@ -180,7 +177,6 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Repair(args) => repair::run(&args),
         Command::Bench { broker, args } => Ok(bench::run(&args, &broker.url, broker.json)?),
         Command::BenchEmptyServer => in_runtime(bench::empty::serve()),
-        Command::BenchWork(args) => in_runtime(bench::work::run(args)),
         Command::Health { broker, args } => Ok(health::run(&args, &broker.url)?),
     }
 }

@@ -53,7 +53,7 @@ impl Drop for EmptyServer {
     }
 }
 
-/// The server: takes any POST, reads its body, answers 200 with no body. Says on standard output where
+/// The server: takes any request, reads its body, answers 200 with no body. Says on standard output where
 /// it listens, and ends when its standard input does.
 pub(in crate::cli) async fn serve() -> Result<(), CliError> {
     listen().await.map_err(|source| CliError::io(COMMAND, source))
@@ -63,7 +63,7 @@ async fn listen() -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     println!("{}", listener.local_addr()?);
     io::stdout().flush()?;
-    let handler = axum::routing::post(|_: Bytes| async {}).layer(axum::extract::DefaultBodyLimit::disable());
+    let handler = axum::routing::any(|_: Bytes| async {}).layer(axum::extract::DefaultBodyLimit::disable());
     let app = Router::new().fallback_service(handler);
     let ended = || _ = io::copy(&mut io::stdin(), &mut io::sink());
     tokio::select! {
