@@ -16,7 +16,10 @@ help:
 	@echo "make test    every test"
 	@echo "make lint    format, clippy, docs"
 	@echo "make fuzz    one fuzz target: TARGET=frame TIME=60"
-	@echo "make bench   the figures, as ratios to what this machine can do"
+	@echo "make bench   TLog beside what this machine can do, and beside its peers (some minutes)"
+	@echo "make bench-full    the same, in all sizes: writes benches/RESULTS.md (hours)"
+	@echo "make bench-peers   install the peers: Debian packages, cargo install"
+	@echo "make bench-parts   what the broker is made of: frames, appends, stores, memory of namespaces"
 
 # What RocksDB's build needs beyond gcc: a C++ compiler, and libclang for its bindings.
 setup:
@@ -49,9 +52,28 @@ lint: setup
 	cargo clippy --release --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps
 
-bench: build
+# SCENARIOS is a regular expression: make bench SCENARIOS='publish|group'. strace shows whose acks wait for a sync.
+SCENARIOS ?=
+COMPARE := python3 benches/compare.py --only '$(SCENARIOS)'
+.PHONY: bench-full bench-peers bench-parts bench-build
+bench-build: build
+	@./.ci/packages strace
+	cargo build --release --package benches --bin load
+
+bench: bench-build
+	$(COMPARE)
+
+bench-full: bench-build
+	$(COMPARE) --full --write
+
+# Those that are not there are skipped by the comparison, by name.
+bench-peers: setup
+	@./.ci/packages nats-server redis-server nginx-light libnginx-mod-nchan
+	cargo install durable-streams --root target/peers --version 0.1.5
+	cargo install s2-cli --root target/peers --version 0.43.4 --locked
+
+bench-parts: build
 	cargo bench --profile release --package benches
-	python3 benches/speed.py $(TLOG)
 	cargo test --release --package broker --test many_namespaces -- --nocapture
 
 demo: build
