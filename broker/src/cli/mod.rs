@@ -44,6 +44,7 @@ mod work;
 
 use std::future::Future;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -145,6 +146,10 @@ enum Command {
     },
 }
 
+/// How long the broker waits, once it has stopped, for tasks that hold a database: one that is still in use when the
+/// process ends is torn down under their feet, and RocksDB aborts.
+const TASKS_END: Duration = Duration::from_secs(10);
+
 /// Parses the command line and does what it says.
 pub(crate) fn main() -> ExitCode {
     match run(Cli::parse().command) {
@@ -160,7 +165,7 @@ pub(crate) fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<(), CliError> {
     match command {
-        Command::Serve(args) => in_runtime(serve::run(args)),
+        Command::Serve(args) => in_runtime_until(serve::run(args), TASKS_END),
         Command::Publish(args) => in_runtime(publish::run(args)),
         Command::Tail(args) => in_runtime(tail::run(args)),
         Command::Rebuild(args) => in_runtime(rebuild::run(args)),
@@ -182,10 +187,15 @@ fn run(command: Command) -> Result<(), CliError> {
 }
 
 fn in_runtime(command: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+    // A read of stdin can't be interrupted, and need not be waited for.
+    in_runtime_until(command, Duration::ZERO)
+}
+
+/// Waits so long for tasks that are left when the command is done.
+fn in_runtime_until(command: impl Future<Output = Result<(), CliError>>, tasks_end: Duration) -> Result<(), CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|source| CliError::io("starting", source))?;
     let done = runtime.block_on(command);
-    // A read of stdin can't be interrupted, and need not be waited for.
-    runtime.shutdown_background();
+    runtime.shutdown_timeout(tasks_end);
     done
 }
