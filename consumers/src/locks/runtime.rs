@@ -162,8 +162,12 @@ async fn run(locks: Weak<Inner>) {
     // Not what is around: nothing here keeps the ledger open.
     let (closed, held) = (inner.around.ledger.closed().clone(), Arc::clone(&inner.around.held));
     for loading in &inner.partitions {
-        if let Err(error) = loading.load().await {
-            error!(%error, "locks that are held were not found: their time begins once they are asked for");
+        match loading.load().await {
+            Ok(_) => {}
+            Err(LocksError::Closed) => return,
+            Err(error) => {
+                error!(%error, "locks that are held were not found: their time begins once they are asked for");
+            }
         }
     }
     drop(inner);
