@@ -23,7 +23,7 @@ mod state;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
+use std::thread::{Builder, JoinHandle, Thread};
 
 use parking_lot::Mutex;
 use tlog::{Log, Namespace};
@@ -131,7 +131,10 @@ impl Stores {
         let ring = &self.0.ring;
         let wait = async {
             let behind = ring.appended(namespace, offset).await?;
-            let mut applied = ring.partition_of(namespace.id()).applied.subscribe();
+            let partition = ring.partition_of(namespace.id());
+            let mut applied = partition.applied.subscribe();
+            // It may be letting records gather, and has not seen yet that somebody waits.
+            partition.thread.get().into_iter().for_each(Thread::unpark);
             applied.wait_for(|applied| applied.position >= behind).await.map(drop).map_err(|_| StoresError::Closed)
         };
         ring.stop.run_until_cancelled(wait).await.unwrap_or(Err(StoresError::Closed))

@@ -13,7 +13,7 @@ use wire::Shard;
 use crate::database::Database;
 use crate::offsets::{Consumer, OffsetError, OffsetRow};
 use crate::stores::error::StoresError;
-use crate::stores::options::options;
+use crate::stores::options::{options, writes_directly};
 use crate::stores::ring::{Partition, Ring};
 use crate::stores::rows;
 use crate::stores::shards::ShardSet;
@@ -22,7 +22,9 @@ impl Ring {
     /// Opens the stores in `dir`, as far as they have come. No thread is started.
     pub(crate) fn open(dir: &Path, log: Log, open_tables: usize) -> Result<Ring, StoresError> {
         let failed = |source| StoresError::Open { dir: dir.to_owned(), source };
-        let db = options(open_tables).and_then(|options| DB::open(&options, dir)).map_err(failed)?;
+        let mut options = options(open_tables).map_err(failed)?;
+        options.set_use_direct_io_for_flush_and_compaction(writes_directly(dir));
+        let db = DB::open(&options, dir).map_err(failed)?;
         let mut ring = Ring {
             dir: dir.to_owned(),
             db: Database::new(db),

@@ -1,7 +1,9 @@
 //! The ring of stores, as its threads share it.
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
+use std::thread::Thread;
 
 use futures::executor::block_on;
 use parking_lot::Mutex;
@@ -44,6 +46,8 @@ pub(crate) struct Partition {
     pub(crate) turn: Mutex<Turn>,
     /// Up to where the stores have it, but for those that are being rebuilt.
     pub(crate) applied: watch::Sender<Watermark>,
+    /// Who applies it, to be unparked by those who wait.
+    pub(crate) thread: OnceLock<Thread>,
     /// Objects that each store has of it. An entry is written by whoever applies that store's rows.
     pub(crate) objects: [AtomicU64; SHARDS],
 }
@@ -81,6 +85,7 @@ impl Partition {
             id,
             turn: Mutex::new(Turn { offset, rebuilding }),
             applied: watch::Sender::new(offset.watermark()),
+            thread: OnceLock::new(),
             objects: [const { AtomicU64::new(0) }; SHARDS],
         }
     }
