@@ -171,6 +171,8 @@ pub struct Verifier {
     frames: u64,
     bytes: u64,
     counters: Box<[Counter; SHARDS]>,
+    /// Room for those of a frame's records.
+    shards: Vec<Shard>,
     losses: Losses,
     /// Where this stream began, and how many frames had come before.
     stream: (Offset, u64),
@@ -215,6 +217,7 @@ impl Verifier {
             frames: 0,
             bytes: 0,
             counters: Box::new([Counter::default(); SHARDS]),
+            shards: Vec::new(),
             losses: Losses::default(),
             stream: (0, 0),
             proof: None,
@@ -302,9 +305,10 @@ impl Verifier {
     }
 
     fn ids(&mut self, frame: &Frame) -> Result<(), VerifyError> {
-        for record in frame.records() {
+        frame.shards(&mut self.shards);
+        for (record, shard) in frame.records().zip(&self.shards) {
             let (offset, found) = (record.offset, record.id);
-            if !record.shard_is_true() {
+            if found.shard() != *shard {
                 return Err(VerifyError::Shard { offset, id: found });
             }
             let counter = &mut self.counters[usize::from(found.shard().0)];

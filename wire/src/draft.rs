@@ -14,7 +14,7 @@ use crate::le::{put, u16_at, u32_at};
 use crate::limits::{MAX_BATCH_BYTES, MAX_BATCH_RECORDS, MAX_RECORD_BYTES};
 use crate::name::{NameError, check_headers, check_key};
 use crate::producer::Producer;
-use crate::record::{Kind, NewRecord, RECORD_HEADER_BYTES, Record};
+use crate::record::{Kind, NewRecord, RECORD_HEADER_BYTES, Record, SHARD_AT};
 
 /// Why a record can't be part of a batch, or bytes are not a draft.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -123,6 +123,13 @@ impl DraftBuilder {
         put(&mut self.bytes, at::LENGTH, &length.to_le_bytes());
         put(&mut self.bytes, at::VERSION, &[VERSION, FLAG_DRAFT]);
         put(&mut self.bytes, at::COUNT, &(self.count as u32).to_le_bytes());
+        let mut shards = Vec::new();
+        frame::shards_of_records(&self.bytes, &mut shards);
+        let mut record_at = HEADER_BYTES;
+        for shard in shards {
+            self.bytes[record_at + SHARD_AT] = shard.0;
+            record_at += record_size(&self.bytes, record_at);
+        }
         Ok(Draft(self.bytes))
     }
 }
@@ -192,6 +199,11 @@ impl Draft {
             return Err(DraftError::AlreadyPlaced);
         }
         frame::records(&bytes).try_for_each(|record| check_from_elsewhere(&record))?;
+        let mut shards = Vec::new();
+        frame::shards_of_records(&bytes, &mut shards);
+        if frame::records(&bytes).zip(shards).any(|(record, shard)| record.id.shard() != shard) {
+            return Err(DraftError::WrongShard);
+        }
         // A CRC is made when a draft is sent; in memory it has none, so that it equals its copy.
         put(&mut bytes, at::CRC, &[0; 4]);
         Ok(Draft(bytes))
@@ -227,7 +239,7 @@ impl Draft {
         let mut counters_at = HEADER_BYTES;
         while counters_at < bytes.len() {
             let size = record_size(bytes, counters_at);
-            let counter = next_counter(Shard(bytes[counters_at + 12]));
+            let counter = next_counter(Shard(bytes[counters_at + SHARD_AT]));
             put(bytes, counters_at + 4, &counter.to_le_bytes());
             counters_at += size;
         }
@@ -262,9 +274,6 @@ fn check_from_elsewhere(record: &Record<'_>) -> Result<(), DraftError> {
     }
     check_headers(record.headers)?;
     check_size(record.key, record.headers.map(|(name, value)| name.len() + value.len()).sum(), record.value)?;
-    if !record.shard_is_true() {
-        return Err(DraftError::WrongShard);
-    }
     match record.kind {
         Kind::Bytes | Kind::Tombstone => Ok(()),
         Kind::Text => std::str::from_utf8(record.value).map(drop).map_err(|_| DraftError::NotText),

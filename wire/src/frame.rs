@@ -33,12 +33,13 @@
 use bytes::Bytes;
 
 use crate::chain::Chain;
-use crate::ids::{Generation, NamespaceId, Offset, Position};
+use crate::ids::{Generation, NamespaceId, Offset, Position, Shard};
 use crate::le::{array_at, u32_at, u64_at};
 use crate::limits::{MAX_BATCH_RECORDS, MAX_FRAME_BYTES};
 use crate::loss;
 use crate::producer::{Producer, ProducerId};
 use crate::record::Record;
+use crate::shards::shards_of;
 
 /// Bytes of a frame before its records.
 pub const HEADER_BYTES: usize = 120;
@@ -233,6 +234,12 @@ impl Frame {
         records(&self.0)
     }
 
+    /// The shards that the records' contents have, in order, into `shards`, whose room is used again. That is
+    /// much less work for all of them than for one after the other.
+    pub fn shards(&self, shards: &mut Vec<Shard>) {
+        shards_of_records(&self.0, shards);
+    }
+
     /// The whole frame.
     pub fn bytes(&self) -> &Bytes {
         &self.0
@@ -257,6 +264,7 @@ pub struct Records<'a> {
 impl<'a> Iterator for Records<'a> {
     type Item = Record<'a>;
 
+    #[inline]
     fn next(&mut self) -> Option<Record<'a>> {
         // The frame was checked when it was made, so this fails only where the records end.
         let record = Record::decode(self.rest, self.namespace, self.offset, self.time_micros).ok()?;
@@ -279,6 +287,12 @@ pub(crate) fn records(frame: &[u8]) -> Records<'_> {
         offset: u64_at(frame, at::BASE_OFFSET),
         time_micros: u64_at(frame, at::TIME).cast_signed(),
     }
+}
+
+/// The shards of the records of a frame or draft that has been checked, as their contents have them.
+pub(crate) fn shards_of_records(frame: &[u8], shards: &mut Vec<Shard>) {
+    let count = if is_loss(frame) { 0 } else { u32_at(frame, at::COUNT) as usize };
+    shards_of(count, &mut records(frame).map(|record| record.content()), shards);
 }
 
 /// Checks CRC, header and the structure of every record; `bytes` must be exactly one frame or draft.

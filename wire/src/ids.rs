@@ -69,7 +69,11 @@ pub struct Shard(pub u8);
 impl Shard {
     /// The shard of a record with this key and value.
     pub fn of(key: Option<&str>, value: &[u8]) -> Shard {
-        let content = key.map_or(value, str::as_bytes);
+        Shard::of_content(key.map_or(value, str::as_bytes))
+    }
+
+    /// The shard of what is hashed of a record.
+    pub(crate) fn of_content(content: &[u8]) -> Shard {
         Shard(blake3::hash(content).as_bytes()[0])
     }
 }

@@ -8,6 +8,7 @@
 //! | [`ids`] | namespace id, shard, object id |
 //! | [`namespace`], [`group`] | what a namespace and a consumer group can be configured to do |
 //! | [`record`] | a record's bytes inside a frame |
+//! | `shards` | the shards of many records at once |
 //! | [`frame`] | a frame's bytes: header, CRC, records |
 //! | [`loss`] | a frame that stands where frames were lost |
 //! | [`draft`] | a frame before the sequencer has given it its place |
@@ -32,6 +33,7 @@ pub mod name;
 pub mod namespace;
 pub mod producer;
 pub mod record;
+mod shards;
 pub mod stream;
 pub mod subscriber;
 

@@ -25,6 +25,9 @@ use crate::limits::{MAX_HEADERS, MAX_HEADERS_BYTES, MAX_KEY_BYTES, MAX_RECORD_BY
 /// Bytes of a record before its key.
 pub const RECORD_HEADER_BYTES: usize = 16;
 
+/// Where a record's shard stands in it.
+pub(crate) const SHARD_AT: usize = 12;
+
 const HEADER_LENGTHS_BYTES: usize = 4;
 
 /// Longest encoded headers, bytes: their text and the two lengths of each.
@@ -96,7 +99,7 @@ impl<'a> NewRecord<'a> {
         NewRecord { headers, ..self }
     }
 
-    /// Appends the record's bytes, its counter 0. The caller has checked every limit.
+    /// Appends the record's bytes, its counter and shard 0. The caller has checked every limit.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         let headers_len: usize = self.headers.iter().map(|(n, v)| HEADER_LENGTHS_BYTES + n.len() + v.len()).sum();
         let key = self.key.unwrap_or_default();
@@ -104,7 +107,7 @@ impl<'a> NewRecord<'a> {
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&(key.len() as u16).to_le_bytes());
         out.extend_from_slice(&(headers_len as u16).to_le_bytes());
-        out.extend_from_slice(&[Shard::of(self.key, self.value).0, self.kind as u8, 0, 0]);
+        out.extend_from_slice(&[0, self.kind as u8, 0, 0]);
         out.extend_from_slice(key.as_bytes());
         for (name, value) in self.headers {
             out.extend_from_slice(&(name.len() as u16).to_le_bytes());
@@ -143,6 +146,7 @@ impl<'a> Record<'a> {
     /// # Errors
     /// [`FrameError::Malformed`] where the bytes are not a record, [`FrameError::OverLimit`] where
     /// they say that they are too long for one.
+    #[inline]
     pub fn decode(
         bytes: &'a [u8],
         namespace: NamespaceId,
@@ -181,7 +185,7 @@ impl<'a> Record<'a> {
             .map_err(|_| malformed("a key is not UTF-8"))?;
         Ok(Record {
             offset,
-            id: ObjectId::new(Shard(bytes[12]), namespace, u32_at(bytes, 4)),
+            id: ObjectId::new(Shard(bytes[SHARD_AT]), namespace, u32_at(bytes, 4)),
             time_micros,
             key: (!key.is_empty()).then_some(key),
             headers: Headers::decode(&encoded[headers_at..value_at])?,
@@ -195,6 +199,11 @@ impl<'a> Record<'a> {
     pub fn shard_is_true(&self) -> bool {
         Shard::of(self.key, self.value) == self.id.shard()
     }
+
+    /// What its shard follows from.
+    pub(crate) fn content(&self) -> &'a [u8] {
+        self.key.map_or(self.value, str::as_bytes)
+    }
 }
 
 /// A record's headers: a view that iterates over `(name, value)`.
@@ -202,6 +211,7 @@ impl<'a> Record<'a> {
 pub struct Headers<'a>(&'a [u8]);
 
 impl<'a> Headers<'a> {
+    #[inline]
     fn decode(bytes: &'a [u8]) -> Result<Headers<'a>, FrameError> {
         let mut rest = bytes;
         while !rest.is_empty() {
