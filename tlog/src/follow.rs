@@ -1,31 +1,44 @@
 //! Wake-ups: who follows a namespace is told that there is more, and nothing else. Nothing is queued
 //! for a follower, so one that stalls costs its registration and no more (invariant 9).
+//!
+//! To wake ten thousand takes milliseconds, for which the sequencer has no time. So it wakes a few itself, as that
+//! is the shortest way; of a namespace with many it leaves word, if somebody has said that he sees to it.
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::Notify;
 use wire::NamespaceId;
 
 use crate::partition::Shared;
 
+/// How many followers of a namespace the sequencer wakes itself.
+const FEW: usize = 16;
+
+/// How many are woken before others have a turn.
+const AT_ONCE: usize = 256;
+
 /// Who follows what in a partition.
 #[derive(Debug, Default)]
 pub(crate) struct Followers {
-    by_namespace: Mutex<FxHashMap<NamespaceId, Vec<Arc<Notify>>>>,
+    /// A list is shared with whoever is waking those in it.
+    by_namespace: Mutex<FxHashMap<NamespaceId, Arc<Vec<Arc<Notify>>>>>,
+    /// Namespaces whose many followers are to be woken; nothing where nobody sees to it.
+    left: Mutex<Option<FxHashSet<NamespaceId>>>,
+    word: Notify,
 }
 
 impl Followers {
     fn add(&self, namespace: NamespaceId, wake: &Arc<Notify>) {
-        self.by_namespace.lock().entry(namespace).or_default().push(Arc::clone(wake));
+        Arc::make_mut(self.by_namespace.lock().entry(namespace).or_default()).push(Arc::clone(wake));
     }
 
     fn remove(&self, namespace: NamespaceId, wake: &Arc<Notify>) {
         let mut by_namespace = self.by_namespace.lock();
         let Some(followers) = by_namespace.get_mut(&namespace) else { return };
         if let Some(at) = followers.iter().position(|follower| Arc::ptr_eq(follower, wake)) {
-            followers.swap_remove(at);
+            Arc::make_mut(followers).swap_remove(at);
         }
         if followers.is_empty() {
             by_namespace.remove(&namespace);
@@ -38,18 +51,63 @@ impl Followers {
         if by_namespace.is_empty() {
             return;
         }
+        let mut has_left = false;
         for namespace in namespaces {
-            for follower in by_namespace.get(&namespace).into_iter().flatten() {
-                follower.notify_one();
+            let Some(followers) = by_namespace.get(&namespace) else { continue };
+            if followers.len() > FEW
+                && let Some(left) = &mut *self.left.lock()
+            {
+                has_left = true;
+                left.insert(namespace);
+                continue;
             }
+            followers.iter().for_each(|follower| follower.notify_one());
+        }
+        if has_left {
+            self.word.notify_one();
         }
     }
 
     /// Wakes everyone: the log is closing.
     pub(crate) fn wake_all(&self) {
-        for follower in self.by_namespace.lock().values().flatten() {
+        for follower in self.by_namespace.lock().values().flat_map(|followers| followers.iter()) {
             follower.notify_one();
         }
+    }
+
+    /// Sees to it, for as long as this is polled, that the many are woken too.
+    pub(crate) async fn wake_many(&self) {
+        let _seen_to = SeenTo::by(self);
+        loop {
+            self.word.notified().await;
+            let left = self.left.lock().as_mut().map(std::mem::take).unwrap_or_default();
+            for namespace in left {
+                // Who comes to follow from here on reads first, and finds what this is about.
+                let followers = self.by_namespace.lock().get(&namespace).map(Arc::clone).unwrap_or_default();
+                for some in followers.chunks(AT_ONCE) {
+                    some.iter().for_each(|follower| follower.notify_one());
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    }
+}
+
+/// That somebody wakes the many.
+struct SeenTo<'a>(&'a Followers);
+
+impl SeenTo<'_> {
+    fn by(followers: &Followers) -> SeenTo<'_> {
+        followers.left.lock().get_or_insert_default();
+        SeenTo(followers)
+    }
+}
+
+impl Drop for SeenTo<'_> {
+    fn drop(&mut self) {
+        // It may have been dropped between two of them, so nobody is left out.
+        *self.0.left.lock() = None;
+        self.0.wake_all();
     }
 }
 

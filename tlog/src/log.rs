@@ -256,6 +256,12 @@ impl Log {
         Follower::new(followed.collect())
     }
 
+    /// Wakes followers of namespaces that many follow, for as long as this is polled, so that the partition's
+    /// sequencer need not. Once for a partition.
+    pub async fn wake_many(&self, partition: u16) {
+        self.0.shared(partition).followers.wake_many().await;
+    }
+
     /// A cursor over all frames of a partition, at a position where a frame begins.
     pub fn scan(&self, partition: u16, from: Position) -> Scan {
         Scan::new(Arc::clone(&self.0), partition, from)

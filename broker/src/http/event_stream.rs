@@ -36,6 +36,10 @@ pub(crate) const PIECE_BYTES: usize = 64 << 10;
 /// How much is read at once, bytes of frames.
 pub(crate) const READ_BYTES: usize = 256 << 10;
 
+/// Marks an answer that has no end: whoever takes it only follows from then on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Endless;
+
 /// What a source comes up with.
 pub(crate) enum Next {
     /// Events.
@@ -114,6 +118,7 @@ pub(crate) fn answer<S: Source>(broker: &Arc<Broker>, source: S, place: Option<&
     let events = EventStream { source, broker, heartbeat, opening, ended: false, _open: Open::subscriber() };
     let events = stream::unfold(events, |mut events| async { events.next().await.map(|piece| (piece, events)) });
     let mut response = Response::new(Body::from_stream(events));
+    response.extensions_mut().insert(Endless);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media::EVENTS));
     headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));

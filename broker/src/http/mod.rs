@@ -21,7 +21,7 @@ pub(crate) mod batch;
 pub(crate) mod body;
 mod delivery;
 pub(crate) mod error;
-mod event_stream;
+pub(crate) mod event_stream;
 mod events;
 mod groups;
 mod health;

@@ -3,17 +3,21 @@
 //! What bounds it: the first request's header must be there within `head`, the next ones within
 //! `idle`; a client that takes nothing of its answers is cut off after `stall`; a body that does not
 //! go on is the business of whoever reads it.
+//!
+//! A client whose first request is to follow needs no HTTP from then on: see [`follower`].
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
-use axum::http::{HeaderValue, Request, Response};
+use axum::http::{HeaderValue, Method, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -23,7 +27,9 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use crate::config::Timeouts;
+use crate::http::event_stream::Endless;
 use crate::http::outgoing::Outgoing;
+use crate::server::follower::{self, Lent};
 use crate::server::stall::StallTimeout;
 use crate::telemetry::{Open, Responses};
 
@@ -74,15 +80,48 @@ impl Connections {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY can't be set");
         }
-        let io = TokioIo::new(StallTimeout::new(stream, self.timeouts.stall, self.outgoing.clone()));
+        let socket = StallTimeout::new(stream, self.timeouts.stall, self.outgoing.clone());
+        // Boxed, so that a follower does not hold what HTTP needed.
+        let left = Box::pin(self.speak_http(socket, &closing, &kill)).await;
+        let Some((socket, answer)) = left else { return };
+        tokio::select! {
+            biased;
+            () = kill.cancelled() => {}
+            ended = follower::send(socket, answer) => if let Err(error) = ended {
+                tracing::debug!(%error, "a follower's connection failed");
+            },
+        }
+    }
+
+    /// Answers requests until the connection ends, or is left to one who only follows.
+    async fn speak_http(
+        self: Arc<Self>,
+        socket: StallTimeout,
+        closing: &CancellationToken,
+        kill: &CancellationToken,
+    ) -> Option<(StallTimeout, Response<Body>)> {
         let asked = AtomicBool::new(false);
+        let (io, exit) = Lent::new(socket);
         let answer = service_fn(|request: Request<Incoming>| {
-            asked.store(true, Ordering::Relaxed);
-            Arc::clone(&self).answer(request)
+            // What was answered before may still be on its way, so only the first answer may be the last.
+            let is_first = !asked.swap(true, Ordering::Relaxed);
+            let may_leave = is_first && request.version() == Version::HTTP_11 && request.method() == Method::GET;
+            let exit = may_leave.then(|| Arc::clone(&exit));
+            let answer = Arc::clone(&self).answer(request);
+            async move {
+                let response = answer.await?;
+                match exit {
+                    Some(exit) if response.extensions().get::<Endless>().is_some() => {
+                        exit.leave_with(response);
+                        std::future::pending::<Result<_, Infallible>>().await
+                    }
+                    _ => Ok(response),
+                }
+            }
         });
-        let mut connection = pin!(self.http.serve_connection(io, answer));
+        let mut connection = Box::pin(self.http.serve_connection(TokioIo::new(io), answer));
         let mut told = false;
-        let mut control = pin!(control(self.timeouts.head, &asked, &closing, &kill));
+        let mut control = pin!(control(self.timeouts.head, &asked, closing, kill));
         loop {
             tokio::select! {
                 biased;
@@ -90,19 +129,24 @@ impl Connections {
                     if let Err(error) = ended {
                         tracing::debug!(error, "a connection failed");
                     }
-                    return;
+                    return None;
+                }
+                // Looked at whenever the connection was, which is where it comes from.
+                answer = poll_fn(|_| exit.answer().map_or(Poll::Pending, Poll::Ready)) => {
+                    drop(connection);
+                    return exit.socket().map(|socket| (socket, answer));
                 }
                 end = control.as_mut(), if !told => match end {
                     End::Now(reason) => {
                         tracing::debug!(reason, "a connection was ended");
-                        return;
+                        return None;
                     }
                     End::InOrder => {
                         connection.as_mut().graceful_shutdown();
                         told = true;
                     }
                 },
-                () = kill.cancelled(), if told => return,
+                () = kill.cancelled(), if told => return None,
             }
         }
     }

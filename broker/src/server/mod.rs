@@ -10,6 +10,7 @@
 
 mod connection;
 mod files;
+mod follower;
 mod stall;
 
 use std::net::SocketAddr;
@@ -118,6 +119,10 @@ impl Server {
         let kill = CancellationToken::new();
         let tracker = TaskTracker::new();
         let watch = tracker.spawn(watch(Arc::clone(&broker)));
+        for partition in 0..broker.log.partitions() {
+            let (log, closing) = (broker.log.clone(), broker.closing.clone());
+            tracker.spawn(async move { closing.run_until_cancelled(log.wake_many(partition)).await });
+        }
         let places = Arc::new(Semaphore::new(connections_at_once.min(Semaphore::MAX_PERMITS)));
         loop {
             let accepted = tokio::select! {
@@ -127,7 +132,7 @@ impl Server {
             };
             if let Some((stream, place)) = accepted {
                 let connections = Arc::clone(&connections);
-                let (closing, kill) = (broker.closing.child_token(), kill.child_token());
+                let (closing, kill) = (broker.closing.clone(), kill.clone());
                 tracker.spawn(async move {
                     connections.serve(stream, closing, kill).await;
                     drop(place);
