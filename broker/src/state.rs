@@ -15,6 +15,7 @@ use crate::config::Timeouts;
 use crate::http::body::BodyBudget;
 use crate::http::error::Refusal;
 use crate::http::outgoing::Outgoing;
+use crate::http::reads::Reads;
 
 /// What every call works on.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub(crate) struct Broker {
     pub(crate) bodies: BodyBudget,
     /// Memory for what is being sent.
     pub(crate) outgoing: Outgoing,
+    /// Reads of the stores.
+    pub(crate) reads: Reads,
     /// What renders the metrics.
     pub(crate) metrics: PrometheusHandle,
 }

@@ -191,7 +191,15 @@ impl Recent {
         if entries.first().is_some_and(|first| position(first) < tail_begin) {
             return Found::InFile(segment.file.clone(), entries.to_vec());
         }
-        let frame = |entry| Some(Arc::clone(&self.tail.frames[self.tail.index_of(position(entry))?]));
+        // They often stand next to each other.
+        let mut next = 0;
+        let frame = |entry| {
+            let due = position(entry);
+            let is_next = self.tail.frames.get(next).is_some_and(|frame| frame.position() == due);
+            let at = if is_next { next } else { self.tail.index_of(due)? };
+            next = at + 1;
+            self.tail.frames.get(at).map(Arc::clone)
+        };
         Found::Frames(entries.iter().filter_map(frame).collect())
     }
 

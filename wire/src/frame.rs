@@ -165,6 +165,7 @@ impl Frame {
     }
 
     /// The frame's place in its partition.
+    #[inline]
     pub fn position(&self) -> Position {
         u64_at(&self.0, at::POSITION)
     }
@@ -181,6 +182,7 @@ impl Frame {
     }
 
     /// The namespace of the records.
+    #[inline]
     pub fn namespace(&self) -> NamespaceId {
         namespace_of(&self.0)
     }
@@ -191,16 +193,19 @@ impl Frame {
     }
 
     /// The offset of the first record.
+    #[inline]
     pub fn base_offset(&self) -> Offset {
         u64_at(&self.0, at::BASE_OFFSET)
     }
 
     /// The offset behind the last record.
+    #[inline]
     pub fn next_offset(&self) -> Offset {
         self.base_offset() + u64::from(self.record_count())
     }
 
     /// How many records there are: 1 or more. In a loss, how many there were: 0 or more.
+    #[inline]
     pub fn record_count(&self) -> u32 {
         u32_at(&self.0, at::COUNT)
     }
@@ -241,12 +246,14 @@ impl Frame {
     }
 
     /// The whole frame.
+    #[inline]
     pub fn bytes(&self) -> &Bytes {
         &self.0
     }
 
     /// The length of the whole frame, bytes.
     #[expect(clippy::len_without_is_empty, reason = "a frame is never empty")]
+    #[inline]
     pub fn len(&self) -> usize {
         self.0.len()
     }

@@ -54,7 +54,7 @@ const fn schedule() -> [[usize; 16]; 7] {
 }
 
 /// The shards of so many contents, in their order, into `shards`, whose room is used again.
-pub(crate) fn shards_of<'a>(count: usize, contents: &mut dyn Iterator<Item = &'a [u8]>, shards: &mut Vec<Shard>) {
+pub(crate) fn shards_of(count: usize, contents: &mut dyn Iterator<Item = &[u8]>, shards: &mut Vec<Shard>) {
     shards.clear();
     if count < MIN_CONTENTS || cfg!(target_endian = "big") {
         shards.extend(contents.take(count).map(Shard::of_content));

@@ -47,7 +47,7 @@ pub(crate) async fn get(State(broker): Shared, uri: Uri) -> Result<Response, Ref
     wait_for_offset(&broker, &namespace, &query).await?;
     let not_found = || Refusal::new(Code::KeyNotFound, format!("the key {key:?} has no value"));
     let (stores, of) = (broker.stores.clone(), key.clone());
-    let found = tokio::task::spawn_blocking(move || stores.latest(&namespace, &of)).await??;
+    let found = broker.reads.run(move || Ok(stores.latest(&namespace, &of)?)).await?;
     let mut body = Vec::new();
     push_stored(&mut body, &found.ok_or_else(not_found)?, None)?;
     Ok(json(body))
@@ -153,7 +153,7 @@ pub(crate) async fn range(State(broker): Shared, uri: Uri) -> Result<Response, R
     let namespace = broker.namespace(&name)?;
     wait_for_offset(&broker, &namespace, &query).await?;
     let stores = broker.stores.clone();
-    let body = tokio::task::spawn_blocking(move || {
+    let body = broker.reads.run(move || {
         let page = stores.range(&namespace, &range)?;
         let mut body = b"{\"records\":[".to_vec();
         for (index, record) in page.records.iter().enumerate() {
@@ -165,9 +165,9 @@ pub(crate) async fn range(State(broker): Shared, uri: Uri) -> Result<Response, R
         body.extend_from_slice(b"],\"next\":");
         serde_json::to_writer(&mut body, &page.next)?;
         body.push(b'}');
-        Ok::<_, Refusal>(body)
+        Ok(body)
     });
-    Ok(json(body.await??))
+    Ok(json(body.await?))
 }
 
 /// Waits until the stores have seen the offset that a query names.

@@ -14,7 +14,7 @@
 //!
 //! The rest is what they share: [`path`] and [`query`] read the address, [`media`] the media types,
 //! [`body`], [`strict`] and [`lines`] the body; [`sse`], [`event_stream`], [`delivery`] and [`token`] make event streams;
-//! [`answer`], [`hex`] and [`error`] make answers.
+//! [`reads`] does what waits for the disk; [`answer`], [`hex`] and [`error`] make answers.
 
 mod answer;
 pub(crate) mod batch;
@@ -40,6 +40,7 @@ pub(crate) mod path;
 mod publish;
 pub(crate) mod query;
 mod read;
+pub(crate) mod reads;
 mod rebuild;
 pub(crate) mod sse;
 mod stores;

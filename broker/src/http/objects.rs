@@ -63,12 +63,12 @@ async fn find(broker: &Broker, uri: &Uri, find: Find) -> Result<Response, Refusa
     let text = path::id(uri);
     let id: ObjectId = text.parse().map_err(|error| Refusal::new(Code::InvalidId, format!("{text:?}: {error}")))?;
     let (stores, log) = (broker.stores.clone(), broker.log.clone());
-    let found = tokio::task::spawn_blocking(move || {
+    let found = broker.reads.run(move || {
         let stored = find(&stores, id)?;
         let namespace = log.namespace_by_id(id.namespace())?;
         let mut body = Vec::new();
         push_stored(&mut body, &stored, namespace.as_ref().map(|namespace| &**namespace.name()))?;
-        Ok::<_, Refusal>(body)
+        Ok(body)
     });
-    Ok(json(found.await??))
+    Ok(json(found.await?))
 }

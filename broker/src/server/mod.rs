@@ -34,6 +34,7 @@ use crate::config::{ServeError, ServerConfig};
 use crate::http;
 use crate::http::body::BodyBudget;
 use crate::http::outgoing::Outgoing;
+use crate::http::reads::Reads;
 use crate::state::Broker;
 use crate::telemetry;
 use connection::Connections;
@@ -96,6 +97,7 @@ impl Server {
             timeouts: config.timeouts,
             bodies: BodyBudget::default(),
             outgoing: Outgoing::default(),
+            reads: Reads::default(),
             metrics,
         });
         let connections =

@@ -2,11 +2,12 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, IoSlice};
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation};
 
 use super::{File, Lock, Storage};
 
@@ -84,6 +85,11 @@ impl File for DiskFile {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         self.0.read_exact_at(buffer, offset)
+    }
+
+    fn will_read(&self, offset: u64, length: u64) {
+        // Only advice: the read itself says what is wrong.
+        let _ = rustix::fs::fadvise(&self.0, offset, NonZeroU64::new(length), Advice::WillNeed);
     }
 
     fn write_at(&self, buffers: &[IoSlice<'_>], mut offset: u64) -> io::Result<()> {

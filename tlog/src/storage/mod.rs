@@ -68,6 +68,9 @@ pub trait File: Debug + Send + Sync {
     /// [`io::ErrorKind::UnexpectedEof`] where the file ends before.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 
+    /// Says that this is going to be read: it may be brought into memory meanwhile. May do nothing.
+    fn will_read(&self, _offset: u64, _length: u64) {}
+
     /// Writes all of the buffers, one behind the other, from `offset` on.
     fn write_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
 
