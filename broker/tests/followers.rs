@@ -10,6 +10,7 @@ use reqwest::Client;
 use serde_json::{Value, json};
 use support::sse::Events;
 use support::{Broker, Dice, PATIENCE, client, http, proof};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -134,5 +135,132 @@ async fn publish_large(client: &Client, broker: &Broker, count: usize) {
         let request = client.post(&url).header("content-type", "application/octet-stream").body(value).send();
         let answer = timeout(PATIENCE, request).await.expect("a publish is not delayed").unwrap();
         http::json::<Value>(answer).await;
+    }
+}
+
+/// How many follow one namespace, and how many records they are sent.
+const MANY: usize = 300;
+const TOLD: usize = 60;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_are_told_of_each_record_while_others_come_and_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(folder.path());
+    let client = client();
+    http::publish(&client, &broker, "many", &json!({"value": "the first"})).await;
+
+    let url = broker.url("/v1/namespaces/many/events?from=1");
+    let mut followers = JoinSet::new();
+    for number in 0..MANY {
+        let mut events = Events::connect(&client, &url, None).await;
+        // Every third goes when it has seen some, and another one comes in its place.
+        let (client, url, goes_after) = (client.clone(), url.clone(), (number % 3 == 0).then_some(number % TOLD));
+        followers.spawn(async move {
+            let mut seen = 0;
+            while seen < TOLD {
+                if goes_after == Some(seen) {
+                    events = Events::connect(&client, &url, Some(&seen.to_string())).await;
+                }
+                seen += 1;
+                assert_eq!(events.next().await.expect("the stream goes on").id, seen.to_string());
+            }
+        });
+    }
+    for number in 0..TOLD {
+        http::publish(&client, &broker, "many", &json!({"value": number})).await;
+    }
+    timeout(PATIENCE, followers.join_all()).await.expect("each is told of each");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_follower_is_sent_is_http_to_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(folder.path());
+    let client = client();
+    http::publish(&client, &broker, "raw", &json!({"value": "ä"})).await;
+    let events = "/v1/namespaces/raw/events?from=start";
+
+    // Followed by the first request of a connection; by a later one; and asked for what it would be.
+    let mut first = Raw::connect(&broker).await;
+    first.say("GET", events).await;
+    let head = first.until("\r\n\r\n").await.to_lowercase();
+    for line in [
+        "http/1.1 200 ok\r\n",
+        "\r\ntransfer-encoding: chunked\r\n",
+        "\r\nconnection: close\r\n",
+        "\r\ncontent-type: text/event-stream\r\n",
+        "\r\nx-content-type-options: nosniff\r\n",
+        " gmt\r\n",
+    ] {
+        assert!(head.contains(line), "{line:?} is not in {head:?}");
+    }
+    let mut later = Raw::connect(&broker).await;
+    later.say("GET", "/healthz").await;
+    later.until("\r\n\r\n").await;
+    later.say("GET", events).await;
+    let mut asked = Raw::connect(&broker).await;
+    asked.say("HEAD", events).await;
+    asked.until("\r\n\r\n").await;
+    asked.say("GET", "/healthz").await;
+    assert!(asked.until("\r\n\r\n").await.starts_with("HTTP/1.1 200"), "an answer to HEAD has no body");
+
+    let mut body = first.until("\n\n\r\n").await;
+    body += &first.until("\n\n\r\n").await;
+    later.until("\"ä\"").await;
+    client.delete(broker.url("/v1/namespaces/raw")).send().await.unwrap().error_for_status().unwrap();
+    body += &first.until("0\r\n\r\n").await;
+    first.until_closed().await;
+    later.until("0\r\n\r\n").await;
+    let text = unchunked(&body);
+    assert!(text.starts_with(": tlog\nretry: ") && text.contains("\n\nid: 0\ndata: {\"offset\":0,"), "{text:?}");
+    assert!(text.ends_with("Z\"}\n\n"), "{text:?}");
+}
+
+/// A connection on which HTTP is spelled out.
+struct Raw {
+    stream: tokio::net::TcpStream,
+    read: Vec<u8>,
+}
+
+impl Raw {
+    async fn connect(broker: &Broker) -> Raw {
+        Raw { stream: tokio::net::TcpStream::connect(broker.address()).await.unwrap(), read: Vec::new() }
+    }
+
+    async fn say(&mut self, method: &str, path: &str) {
+        self.stream.write_all(format!("{method} {path} HTTP/1.1\r\nhost: tlog\r\n\r\n").as_bytes()).await.unwrap();
+    }
+
+    /// What comes, up to and with this.
+    async fn until(&mut self, mark: &str) -> String {
+        loop {
+            let found = self.read.windows(mark.len()).position(|window| window == mark.as_bytes());
+            if let Some(at) = found {
+                let rest = self.read.split_off(at + mark.len());
+                return String::from_utf8(std::mem::replace(&mut self.read, rest)).unwrap();
+            }
+            let read = timeout(PATIENCE, self.stream.read_buf(&mut self.read)).await.expect("more comes").unwrap();
+            assert!(read > 0, "it ends before {mark:?}: {:?}", String::from_utf8_lossy(&self.read));
+        }
+    }
+
+    async fn until_closed(&mut self) {
+        let left = timeout(PATIENCE, self.stream.read_to_end(&mut self.read)).await.expect("it is closed").unwrap();
+        assert_eq!((left, self.read.len()), (0, 0));
+    }
+}
+
+/// The bytes of a chunked body that has ended.
+fn unchunked(mut body: &str) -> String {
+    let mut text = String::new();
+    loop {
+        let (length, rest) = body.split_once("\r\n").unwrap();
+        let length = usize::from_str_radix(length, 16).unwrap();
+        text.push_str(&rest[..length]);
+        body = rest[length..].strip_prefix("\r\n").unwrap();
+        if length == 0 {
+            assert_eq!(body, "");
+            return text;
+        }
     }
 }

@@ -144,3 +144,57 @@ impl Drop for Follower {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    const NAMESPACE: NamespaceId = NamespaceId::CONTROL;
+
+    fn followed_by(count: usize) -> (Followers, Vec<Arc<Notify>>) {
+        let followers = Followers::default();
+        let wakes: Vec<_> = (0..count).map(|_| Arc::new(Notify::new())).collect();
+        wakes.iter().for_each(|wake| followers.add(NAMESPACE, wake));
+        (followers, wakes)
+    }
+
+    fn woken(wakes: &[Arc<Notify>]) -> usize {
+        wakes.iter().filter(|wake| wake.notified().now_or_never().is_some()).count()
+    }
+
+    #[tokio::test]
+    async fn the_many_are_left_to_whoever_sees_to_them() {
+        let (followers, wakes) = followed_by(3 * AT_ONCE + 1);
+        followers.wake([NAMESPACE].into_iter());
+        assert_eq!(woken(&wakes), wakes.len(), "nobody sees to it");
+
+        let mut many = Box::pin(followers.wake_many());
+        assert!(many.as_mut().now_or_never().is_none());
+        followers.wake([NAMESPACE].into_iter());
+        assert_eq!(woken(&wakes), 0);
+        // Some go between two turns; those that stay are told all the same.
+        let mut told = 0;
+        for turn in 0..8 {
+            assert!(futures::poll!(many.as_mut()).is_pending());
+            wakes[turn * 40..(turn + 1) * 40].iter().for_each(|wake| followers.remove(NAMESPACE, wake));
+            told += woken(&wakes);
+        }
+        assert_eq!(told, wakes.len());
+
+        // Word that was left when he goes is not lost.
+        followers.wake([NAMESPACE].into_iter());
+        drop(many);
+        assert_eq!(woken(&wakes), wakes.len() - 320);
+    }
+
+    #[tokio::test]
+    async fn a_few_are_woken_at_once() {
+        let (followers, wakes) = followed_by(FEW);
+        let mut many = Box::pin(followers.wake_many());
+        assert!(many.as_mut().now_or_never().is_none());
+        followers.wake([NAMESPACE].into_iter());
+        assert_eq!(woken(&wakes), FEW);
+    }
+}
