@@ -15,6 +15,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use axum::body::Body;
@@ -34,6 +35,8 @@ const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 /// Where a connection's socket and its last answer come out of HTTP.
 #[derive(Debug, Default)]
 pub(super) struct Exit {
+    /// Whether there is an answer: asked each time that a connection has something to do.
+    is_left: AtomicBool,
     answer: Mutex<Option<Response<Body>>>,
     socket: Mutex<Option<StallTimeout>>,
 }
@@ -42,11 +45,12 @@ impl Exit {
     /// Says that this answer is the last.
     pub(super) fn leave_with(&self, answer: Response<Body>) {
         *self.answer.lock() = Some(answer);
+        self.is_left.store(true, Ordering::Release);
     }
 
     /// The last answer, once it is there.
     pub(super) fn answer(&self) -> Option<Response<Body>> {
-        self.answer.lock().take()
+        if self.is_left.load(Ordering::Acquire) { self.answer.lock().take() } else { None }
     }
 
     /// The socket, once HTTP has let go of it.
