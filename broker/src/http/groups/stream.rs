@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -12,8 +13,8 @@ use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
 use bytes::Bytes;
-use consumers::groups::{Ask, GroupsError};
-use futures::stream;
+use consumers::groups::{Ask, GroupsError, Leased};
+use futures::stream::{self, StreamExt};
 use serde::Deserialize;
 use utoipa::ToSchema;
 use wire::Code;
@@ -65,14 +66,12 @@ pub(crate) async fn lease(State(broker): Shared, request: Request) -> Result<Res
     let (call, body) = Call::read::<StreamBody>(&broker, request).await?;
     check_worker(&body.worker).map_err(|error| Refusal::new(Code::InvalidBody, error.to_string()))?;
     check_max("max_in_flight", body.max_in_flight)?;
-    broker.groups.state(&call.namespace, &call.group).await.map_err(|error| call.refused(error))?;
     let leases = Leases { broker: Arc::clone(&broker), call, body, _open: Open::subscriber() };
-    // The line that comes first tells the client that it is connected.
-    let lines = stream::unfold((leases, true), |(leases, first)| async move {
-        let piece = if first { Some(Ok(Bytes::from_static(b"\n"))) } else { leases.next().await };
-        piece.map(|piece| (piece, (leases, false)))
-    });
-    let mut response = Response::new(Body::from_stream(lines));
+    // What is there at once tells the client that it is connected, and why it can't be.
+    let first = leases.lease(Duration::ZERO).await.map_err(|error| leases.call.refused(error))?;
+    let first = lines(&first)?;
+    let rest = stream::unfold(leases, |leases| async move { leases.next().await.map(|piece| (piece, leases)) });
+    let mut response = Response::new(Body::from_stream(stream::iter([Ok(first)]).chain(rest)));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media::NDJSON));
     headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
@@ -86,36 +85,38 @@ struct Leases {
     _open: Open,
 }
 
+/// Records as lines; an empty line where there are none.
+fn lines(leased: &[Leased]) -> Result<Bytes, Refusal> {
+    let mut lines = Vec::new();
+    write_leased(&mut lines, leased, Form::Lines)?;
+    if lines.is_empty() {
+        lines.push(b'\n');
+    }
+    Ok(lines.into())
+}
+
 impl Leases {
+    /// The next records, for which it waits so long. It ends where the broker stops.
+    async fn lease(&self, wait: Duration) -> Result<Vec<Leased>, GroupsError> {
+        let StreamBody { worker, max_in_flight } = &self.body;
+        let ask =
+            Ask { worker: worker.clone(), max: *max_in_flight, max_bytes: LEASE_BYTES, max_held: *max_in_flight, wait };
+        tokio::select! {
+            leased = self.broker.groups.lease(&self.call.namespace, &self.call.group, ask) => leased,
+            () = self.broker.closing.cancelled() => Err(GroupsError::Closed),
+        }
+    }
+
     /// The next lines. The stream ends where the broker stops, and where the group is deleted.
     async fn next(&self) -> Option<io::Result<Bytes>> {
-        let StreamBody { worker, max_in_flight } = &self.body;
-        let ask = Ask {
-            worker: worker.clone(),
-            max: *max_in_flight,
-            max_bytes: LEASE_BYTES,
-            max_held: *max_in_flight,
-            wait: self.broker.timeouts.heartbeat,
-        };
-        let leased = tokio::select! {
-            leased = self.broker.groups.lease(&self.call.namespace, &self.call.group, ask) => leased,
-            () = self.broker.closing.cancelled() => return None,
-        };
-        let mut lines = Vec::new();
-        match leased {
-            Ok(leased) if leased.is_empty() => lines.push(b'\n'),
-            Ok(leased) => {
-                if let Err(refusal) = write_leased(&mut lines, &leased, Form::Lines) {
-                    return Some(Err(io::Error::other(format!("{refusal:?}"))));
-                }
-            }
-            Err(GroupsError::GroupNotFound | GroupsError::NamespaceNotFound | GroupsError::Closed) => return None,
+        match self.lease(self.broker.timeouts.heartbeat).await {
+            Ok(leased) => Some(lines(&leased).map_err(|refusal| io::Error::other(format!("{refusal:?}")))),
+            Err(GroupsError::GroupNotFound | GroupsError::NamespaceNotFound | GroupsError::Closed) => None,
             Err(error) => {
                 tracing::error!(%error, "a stream of leases breaks off");
-                return Some(Err(io::Error::other(error)));
+                Some(Err(io::Error::other(error)))
             }
         }
-        Some(Ok(lines.into()))
     }
 }
 
