@@ -1,6 +1,6 @@
 //! What parses requests and writes events, for the fuzzers. No part of the interface.
 
-use axum::http::Uri;
+use axum::http::{HeaderMap, HeaderValue, Uri};
 use bytes::Bytes;
 use consumers::rooms::Place;
 use tlog::FrameText;
@@ -8,7 +8,7 @@ use wire::{Code, Draft, DraftBuilder, Frame, NamespaceId, NamespaceName};
 
 use crate::http::error::Refusal;
 use crate::http::query::{Known, Query};
-use crate::http::{batch, lines, path, sse, token};
+use crate::http::{batch, event_stream, lines, path, sse, token};
 
 /// A refusal's code; none stands for one that the interface does not have.
 pub type Refused = Option<Code>;
@@ -65,6 +65,17 @@ pub fn token(token: &str) -> Option<String> {
 /// The resume token of a place.
 pub fn token_of(namespace: NamespaceId, generation: u32, next_offset: u64) -> String {
     token::encode([Place { namespace, generation, next_offset }].into_iter())
+}
+
+/// The same of the token of a subscriber.
+pub fn subscribers_token(subscriber: &str, token: &str) -> Option<String> {
+    token::decode_of(subscriber, token).map(|places| token::encode_of(subscriber, places.into_iter()))
+}
+
+/// The `Last-Event-ID` of a request; nothing where there is none.
+pub fn last_event_id(value: HeaderValue) -> Result<Option<String>, Refused> {
+    let headers = HeaderMap::from_iter([(event_stream::LAST_EVENT_ID, value)]);
+    event_stream::last_event_id(&headers).map(|id| id.map(str::to_owned)).map_err(code)
 }
 
 /// What an event stream begins with.

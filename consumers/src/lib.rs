@@ -52,6 +52,8 @@ macro_rules! mutant {
 
 mod database;
 mod findings;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod groups;
 mod insist;
 mod ledger;

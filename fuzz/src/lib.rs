@@ -7,7 +7,9 @@
 //! | [`index`] | the index of a segment, its checksums right too | no more is read than the file has |
 //! | [`publish`] | bodies of JSON and NDJSON | a batch holds what `serde_json` reads in the same text |
 //! | [`sse`] | events made of any record | a parser of the standard reads back what went in |
-//! | [`name`] | percent-encoded names, keys, queries; resume tokens | a second decoder says the same |
+//! | [`name`] | percent-encoded names, keys, queries; tokens | a second decoder says the same |
+//! | [`events`] | events of groups, locks, rooms, subscribers | refused, or spelt in one way; a group's progress holds |
+//! | [`ledger`] | rows of the ledger | refused, or spelt in one way |
 //! | [`segment`] | a segment, scanned, indexed and judged | an index by hand and a search by hand say the same |
 //! | [`recovery`] | a data folder whose files were edited | open or an error; what opens is readable and goes on |
 //!
@@ -17,9 +19,11 @@
 //! What they found worth keeping is in `corpus`, and `tests/corpora.rs` runs all of it again, with edits.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod events;
 pub mod forge;
 pub mod frame;
 pub mod index;
+pub mod ledger;
 pub mod name;
 pub mod publish;
 pub mod recovery;
@@ -30,9 +34,11 @@ pub mod sse;
 pub type Target = fn(&[u8]);
 
 /// All targets by their names.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 9] = [
+    ("events", events::run),
     ("frame", frame::run),
     ("index", index::run),
+    ("ledger", ledger::run),
     ("name", name::run),
     ("publish", publish::run),
     ("recovery", recovery::run),

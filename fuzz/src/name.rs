@@ -1,14 +1,15 @@
-//! Percent-encoded names, keys and parameters, and resume tokens.
+//! Percent-encoded names, keys and parameters; resume tokens, and those of leases.
 //!
 //! ```text
 //! 0  mode   0: a path · 1: a name to be encoded and read back · 2: a query · 3: a token
 //! 1  the text
 //! ```
 
-use axum::http::Uri;
+use axum::http::{HeaderValue, Uri};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use broker::fuzzing;
+use consumers::groups::Token;
 use wire::{Code, NamespaceId, NamespaceName};
 
 /// Runs the target.
@@ -108,10 +109,22 @@ fn token(bytes: &[u8]) {
     {
         assert_eq!(again, text);
     }
-    let crc = crc32fast::hash(bytes).to_be_bytes();
-    let sealed = URL_SAFE_NO_PAD.encode([&[1], &crc[..], bytes].concat());
+    let sealed = seal("", bytes);
     if let Some(again) = fuzzing::token(&sealed) {
         assert_eq!(again, sealed);
+    }
+    let anns = seal("ann", bytes);
+    if let Some(again) = fuzzing::subscribers_token("ann", &anns) {
+        assert_eq!(again, anns);
+    }
+    for other in ["", "an", "ben"] {
+        assert_eq!(fuzzing::subscribers_token(other, &anns), None, "a token is its subscriber's");
+    }
+    last_event_id(bytes);
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && let Ok(token) = text.parse::<Token>()
+    {
+        assert_eq!(token.to_string(), text);
     }
     if let Some((fields, _)) = bytes.split_first_chunk::<15>() {
         let id = NamespaceId::from_be_bytes(*fields.first_chunk().unwrap());
@@ -119,6 +132,22 @@ fn token(bytes: &[u8]) {
         let offset = u64::from_le_bytes(*fields[7..].first_chunk().unwrap());
         let token = fuzzing::token_of(id, generation, offset);
         assert_eq!(fuzzing::token(&token), Some(token));
+    }
+}
+
+/// A token of these places, whose checksum is right.
+fn seal(subscriber: &str, places: &[u8]) -> String {
+    let crc = crc32fast::hash(&[subscriber.as_bytes(), places].concat()).to_be_bytes();
+    URL_SAFE_NO_PAD.encode([&[1], &crc[..], places].concat())
+}
+
+/// A header is an id where it is visible ASCII, and none where it is empty.
+fn last_event_id(bytes: &[u8]) {
+    let Ok(header) = HeaderValue::from_bytes(bytes) else { return };
+    let is_text = bytes.iter().all(|byte| (b' '..=b'~').contains(byte) || *byte == b'\t');
+    match fuzzing::last_event_id(header) {
+        Ok(id) => assert_eq!(id.unwrap_or_default().as_bytes(), bytes),
+        Err(code) => assert!(!is_text && code == Some(Code::InvalidParameter)),
     }
 }
 

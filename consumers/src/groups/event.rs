@@ -350,6 +350,7 @@ mod tests {
         let empty = Range { start: 4, end: 4 };
         assert!(wrong(&progressed(vec![empty]), "g").contains("is empty"));
         assert!(wrong(&GroupEvent::Published { offsets: vec![4, 4] }, "g").contains("do not ascend"));
+        assert!(wrong(&GroupEvent::Published { offsets: vec![u64::MAX] }, "g").contains("2^64 - 1"));
         let many = (0..MAX_GROUP_EVENT_BYTES as u64).map(|n| 2 * n..2 * n + 1).collect();
         assert!(wrong(&progressed(many), "g").contains("the limit is 524288"));
     }

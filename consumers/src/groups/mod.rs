@@ -61,6 +61,8 @@ mod window;
 mod workers;
 
 pub(crate) use changes::Changes;
+#[cfg(feature = "fuzzing")]
+pub(crate) use rows::{letter_again, row_again};
 
 pub use answers::{Ask, Configured, Done, GroupState, Leased, WorkerState};
 pub use dispatch::{Dispatch, Failures, Figures, Grant, Pending, Settled};

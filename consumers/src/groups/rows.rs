@@ -189,6 +189,20 @@ fn decode_letter(row: &[u8]) -> Option<Dead> {
     })
 }
 
+/// The row of a group once more.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn row_again(key: &[u8], row: &[u8]) -> Option<Vec<u8>> {
+    name_in(key).ok()?;
+    encode(&mut decode(row).ok()?).ok()
+}
+
+/// The row of a dead letter once more.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn letter_again(key: &[u8], row: &[u8]) -> Option<Vec<u8>> {
+    group_of_letter(key)?;
+    decode_letter(row).map(|dead| encode_letter(&dead))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -21,6 +21,7 @@ use wire::Offset;
 pub(crate) struct Malformed(pub &'static str);
 
 const CUT_OFF: Malformed = Malformed("it is cut off");
+const PAST_END: Malformed = Malformed("an offset is 2^64 - 1 or more");
 
 /// Appends a varint.
 pub(crate) fn put_varint(bytes: &mut Vec<u8>, mut value: u64) {
@@ -34,10 +35,10 @@ pub(crate) fn put_varint(bytes: &mut Vec<u8>, mut value: u64) {
 /// Appends how far `offset` is above `least`, and moves `least` past it.
 ///
 /// # Errors
-/// Where it is below.
+/// Where it is below, or the last number that there is.
 pub(crate) fn put_offset(bytes: &mut Vec<u8>, least: &mut Offset, offset: Offset) -> Result<(), Malformed> {
     put_varint(bytes, offset.checked_sub(*least).ok_or(Malformed("its offsets do not ascend"))?);
-    *least = offset.saturating_add(1);
+    *least = offset.checked_add(1).ok_or(PAST_END)?;
     Ok(())
 }
 
@@ -119,9 +120,8 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn offset(&mut self, least: &mut Offset) -> Result<Offset, Malformed> {
-        let wrong = Malformed("an offset is 2^64 - 1 or more");
-        let offset = least.checked_add(self.varint()?).ok_or(wrong)?;
-        *least = offset.checked_add(1).ok_or(wrong)?;
+        let offset = least.checked_add(self.varint()?).ok_or(PAST_END)?;
+        *least = offset.checked_add(1).ok_or(PAST_END)?;
         Ok(offset)
     }
 

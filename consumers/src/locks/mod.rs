@@ -33,5 +33,7 @@ pub(crate) use changes::Changes;
 pub use error::LocksError;
 pub use event::{LockEvent, LockEventError};
 pub use queue::{Asked, Due, Holder, Queue, Waiter};
+#[cfg(feature = "fuzzing")]
+pub(crate) use rows::row_again;
 pub use runtime::{Held, LockState, Locks};
 pub use wire::LockName;

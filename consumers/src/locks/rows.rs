@@ -82,6 +82,12 @@ fn decode(key: &[u8], row: &[u8]) -> Result<Kept, LedgerError> {
     Kept::decode(row).ok_or_else(|| LedgerError::damaged(key, "it is cut off"))
 }
 
+/// The row of a lock once more.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn row_again(row: &[u8]) -> Option<Vec<u8>> {
+    Kept::decode(row).map(|kept| kept.encode())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -288,6 +288,12 @@ fn rooms(reader: &mut Reader<'_>) -> Result<Vec<String>, RoomEventError> {
     Ok(rooms)
 }
 
+/// An event once more.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn event_again(bytes: &[u8]) -> Result<Vec<u8>, RoomEventError> {
+    RoomEvent::decode(bytes)?.encode()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

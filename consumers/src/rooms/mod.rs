@@ -41,7 +41,11 @@ pub(crate) use changes::{Changes, Stands};
 pub use connection::{Connection, Part};
 pub use error::RoomsError;
 pub use event::RoomEventError;
+#[cfg(feature = "fuzzing")]
+pub(crate) use event::event_again;
 pub(crate) use hub::{Hub, Notice};
+#[cfg(feature = "fuzzing")]
+pub(crate) use rows::row_again;
 pub(crate) use rows::set_merge;
 pub use runtime::Rooms;
 pub use wire::SubscriberName;

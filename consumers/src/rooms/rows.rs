@@ -300,6 +300,29 @@ fn partial_merge(_: &[u8], _: Option<&[u8]>, joins: &MergeOperands) -> Option<Ve
     Some(joins.into_iter().collect::<Vec<_>>().concat())
 }
 
+/// A row once more.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn row_again(key: &[u8], row: &[u8]) -> Option<Vec<u8>> {
+    match *key.first()? {
+        ROOM => {
+            room_in(key)?;
+            decode_slots(key, row).ok().map(|slots| encode_slots(&slots))
+        }
+        SUBSCRIBER => {
+            name_in(key).ok()?;
+            Subscribed::decode(key, row).ok().map(|subscribed| subscribed.encode())
+        }
+        JOINED | ACKED => {
+            namespace_in(key).ok()?;
+            Since::decode(key, row).ok().map(Since::encode)
+        }
+        DEAD => slot_behind(&[DEAD], key).ok().map(|_| row.to_vec()),
+        FREE => slot_behind(key.get(..3)?, key).ok().map(|_| row.to_vec()),
+        NEXT_SLOT => decode_count(key, row).ok().map(|count| count.to_le_bytes().to_vec()),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
