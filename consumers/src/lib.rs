@@ -52,6 +52,7 @@ macro_rules! mutant {
 
 mod database;
 mod findings;
+mod folder;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod groups;
@@ -65,6 +66,7 @@ pub mod rooms;
 mod stores;
 
 pub use database::RawRow;
+pub use folder::FolderError;
 pub use groups::Groups;
 pub use ledger::{Ledger, LedgerCheck, LedgerDriver, LedgerError};
 pub use locks::Locks;

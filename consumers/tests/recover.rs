@@ -5,7 +5,7 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use consumers::StoresError;
+use consumers::{FolderError, StoresError};
 use support::{Fixture, Mixed, Row, create, rows, settled, until};
 use tlog::{Log, Namespace, Options};
 use wire::NamespaceId;
@@ -188,7 +188,7 @@ async fn stores_of_another_log_are_refused() {
     drop(stores);
     let refused = |log: Log, why: &str| {
         let error = consumers::Stores::open(fixture.dir.path(), log).unwrap_err();
-        assert!(matches!(error, StoresError::OtherLog { .. }), "{error}");
+        assert!(matches!(error, StoresError::Folder(FolderError::OtherLog { .. })), "{error}");
         let error = error.to_string();
         assert!(error.contains(why) && error.contains("delete the folder"), "{error}");
     };
@@ -238,5 +238,5 @@ async fn another_layout_is_refused() {
         db.put(b"m", [2, 0, 2, 0]).unwrap();
     }
     let error = consumers::Stores::open(fixture.dir.path(), log).unwrap_err();
-    assert!(matches!(error, StoresError::Layout { found: 2, known: 1, .. }), "{error}");
+    assert!(matches!(error, StoresError::Folder(FolderError::Layout { found: 2, known: 1, .. })), "{error}");
 }

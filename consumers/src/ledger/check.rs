@@ -8,9 +8,10 @@ use tlog::check::{Fault, FaultKind, Whole};
 use wire::{Frame, NamespaceId, SubscriberName};
 
 use super::error::LedgerError;
-use super::{FOLDER, apply, meta, options, tags};
+use super::{FOLDER, VERSION, apply, options, tags};
 use crate::database::Database;
 use crate::findings::Findings;
+use crate::folder;
 use crate::offsets::{self, Consumer, OffsetRow};
 
 /// Frames that are applied at once, bytes.
@@ -44,14 +45,14 @@ impl LedgerCheck {
         if !dir.join("CURRENT").exists() {
             return Ok(None);
         }
-        let failed = |source| LedgerError::Open { dir: dir.clone(), source };
+        let failed = |source| folder::failed(&dir, source);
         let options = options(super::OPEN_TABLES).map_err(failed)?;
         let real = DB::open_for_read_only(&options, &dir, false).map_err(failed)?;
         if real.iterator(IteratorMode::Start).next().transpose()?.is_none() {
             return Ok(None);
         }
         let scratch = Database::new(DB::open(&options, scratch.join(FOLDER)).map_err(failed)?);
-        scratch.put([tags::META], meta(partitions))?;
+        scratch.put(folder::META, folder::meta(VERSION, partitions))?;
         let follow = |partition| {
             let to = OffsetRow::read(&real, Consumer::Ledger, partition)?.unwrap_or(OffsetRow::START);
             Ok(Following { to, at: OffsetRow::START, frames: Vec::new(), bytes: 0 })

@@ -1,11 +1,11 @@
 //! What can go wrong with the ledger.
 
 use std::io;
-use std::path::PathBuf;
 
 use tlog::{ControlError, ReadError};
 
 use crate::database::WriteError;
+use crate::folder::FolderError;
 use crate::groups::GroupEventError;
 use crate::locks::LockEventError;
 use crate::offsets::OffsetError;
@@ -17,32 +17,9 @@ pub enum LedgerError {
     /// The ledger is closed.
     #[error("the ledger is closed")]
     Closed,
-    /// The rows were made of another log, or the log has lost what they were made of.
-    #[error("{dir} is of another log: {reason}; if the log is right, delete the folder, it is rebuilt from the log")]
-    OtherLog {
-        /// The ledger's folder.
-        dir: PathBuf,
-        /// What does not fit.
-        reason: String,
-    },
-    /// The folder was made by another version.
-    #[error("{dir} has layout {found}, this version has {known}: delete the folder, it is rebuilt from the log")]
-    Layout {
-        /// The ledger's folder.
-        dir: PathBuf,
-        /// The layout's version in the folder.
-        found: u16,
-        /// The version that this code knows.
-        known: u16,
-    },
-    /// RocksDB could not open the folder.
-    #[error("{dir}: {source}; if it can't be repaired, delete the folder, it is rebuilt from the log")]
-    Open {
-        /// The ledger's folder.
-        dir: PathBuf,
-        /// What RocksDB says.
-        source: rocksdb::Error,
-    },
+    /// The folder can't be used.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     /// A row is not what it must be.
     #[error("the ledger's row {row} is damaged: {reason}; delete the folder, it is rebuilt from the log")]
     Damaged {

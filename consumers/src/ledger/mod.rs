@@ -10,10 +10,6 @@
 //!                                                   └─ then: applied, who waits goes on
 //! ```
 //!
-//! ```text
-//! 'm'    layout version 2 · partitions of the log 2, little-endian
-//! ```
-//!
 //! | file | what it knows |
 //! |---|---|
 //! | `tags.rs` | whose an event is and whose a row |
@@ -37,7 +33,7 @@ use std::time::Duration;
 use futures::executor::block_on;
 use metrics::counter;
 use parking_lot::Mutex;
-use rocksdb::{DB, Error, FlushOptions, Options, WriteBatch};
+use rocksdb::{DB, Error, FlushOptions, Options};
 use tlog::{Log, Watermark};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -48,8 +44,9 @@ pub use self::check::LedgerCheck;
 pub use self::driver::LedgerDriver;
 pub use self::error::LedgerError;
 use crate::database::Database;
+use crate::folder;
 use crate::insist::insist;
-use crate::offsets::{Consumer, OffsetError, OffsetRow};
+use crate::offsets::{Consumer, OffsetRow};
 use crate::rooms::{Hub, Notice, set_merge};
 use crate::stores::options;
 
@@ -106,12 +103,6 @@ struct Partition {
 struct Turn {
     offset: OffsetRow,
     saved: Position,
-}
-
-/// The first row of all.
-fn meta(partitions: u16) -> [u8; 4] {
-    let ([a, b], [c, d]) = (VERSION.to_le_bytes(), partitions.to_le_bytes());
-    [a, b, c, d]
 }
 
 /// The options of the one column family; so many of its files are kept open.
@@ -238,45 +229,16 @@ impl Drop for Ledger {
 
 impl Rows {
     fn open(dir: &Path, log: Log, open_tables: usize) -> Result<Rows, LedgerError> {
-        let failed = |source| LedgerError::Open { dir: dir.to_owned(), source };
-        let db = options(open_tables).and_then(|options| DB::open(&options, dir)).map_err(failed)?;
-        let (db, hub, stop) = (Database::new(db), Hub::new(), CancellationToken::new());
+        let db = folder::open(dir, options(open_tables))?;
+        let (hub, stop) = (Hub::new(), CancellationToken::new());
         let mut rows = Rows { dir: dir.to_owned(), db, log, partitions: Vec::new(), hub, stop };
-        rows.check_meta()?;
+        folder::check_meta::<LedgerError>(&rows.db, dir, VERSION, rows.log.partitions())?;
         for id in 0..rows.log.partitions() {
-            let offset = OffsetRow::read(&rows.db, Consumer::Ledger, id)?.unwrap_or(OffsetRow::START);
-            offset.verify(&rows.log, id).map_err(|error| match error {
-                OffsetError::PastEnd { .. } | OffsetError::OtherFrame { .. } => rows.other_log(error.to_string()),
-                error => error.into(),
-            })?;
+            let offset = folder::offset::<LedgerError>(&rows.db, dir, &rows.log, Consumer::Ledger, id)?;
             let turn = Mutex::new(Turn { offset, saved: offset.position });
             rows.partitions.push(Partition { turn, applied: watch::Sender::new(offset.watermark()) });
         }
         Ok(rows)
-    }
-
-    /// The first row of all says what made the others, so that there is no other where it is missing.
-    fn check_meta(&self) -> Result<(), LedgerError> {
-        let key = [tags::META];
-        let partitions = self.log.partitions();
-        let Some(row) = self.db.get_pinned(key)? else {
-            let mut batch = WriteBatch::default();
-            batch.put(key, meta(partitions));
-            return Ok(self.db.write(batch)?);
-        };
-        let [a, b, c, d] = (&*row).try_into().map_err(|_| LedgerError::damaged(&key, "it is malformed"))?;
-        let (found, of) = (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]));
-        if found != VERSION {
-            return Err(LedgerError::Layout { dir: self.dir.clone(), found, known: VERSION });
-        }
-        if of != partitions {
-            return Err(self.other_log(format!("it has {of} partitions, the log has {partitions}")));
-        }
-        Ok(())
-    }
-
-    fn other_log(&self, reason: String) -> LedgerError {
-        LedgerError::OtherLog { dir: self.dir.clone(), reason }
     }
 
     /// Applies a partition until the ledger or the log is closed.

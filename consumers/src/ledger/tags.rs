@@ -5,7 +5,7 @@
 //!         16..=18   of a lock                           locks/event.rs
 //!         32..=63   of rooms and of subscribers         rooms/event.rs
 //!
-//! row     'm'       what made the rows                  ledger/mod.rs
+//! row     'm'       what made the rows                  folder.rs
 //!         'p'       offset rows                         offsets.rs
 //!         'g' 'l'   groups, their dead letters          groups/rows.rs
 //!         'k'       locks that are held                 locks/rows.rs
@@ -13,9 +13,6 @@
 //!         's' 'a'   subscribers, how far they are       rooms/rows.rs
 //!         'd' 'f' 'n'  slots: dead, free, the next      rooms/rows.rs
 //! ```
-
-/// The row that says what made the others.
-pub(crate) const META: u8 = b'm';
 
 /// A group.
 pub(crate) const GROUP: u8 = b'g';

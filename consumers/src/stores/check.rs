@@ -11,6 +11,7 @@ use wire::{Frame, NamespaceId, Shard};
 
 use crate::database::Database;
 use crate::findings::Findings;
+use crate::folder;
 use crate::offsets::{self, Consumer, OffsetRow};
 use crate::stores::apply::Applier;
 use crate::stores::error::StoresError;
@@ -58,7 +59,7 @@ impl StoresCheck {
         if !dir.join("CURRENT").exists() {
             return Ok(None);
         }
-        let failed = |source| StoresError::Open { dir: dir.clone(), source };
+        let failed = |source| folder::failed(&dir, source);
         let real =
             options(OPEN_TABLES).and_then(|options| DB::open_for_read_only(&options, &dir, false)).map_err(failed)?;
         if real.iterator(IteratorMode::Start).next().transpose()?.is_none() {
@@ -67,7 +68,7 @@ impl StoresCheck {
         let scratch =
             options(OPEN_TABLES).and_then(|options| DB::open(&options, scratch.join("stores"))).map_err(failed)?;
         let scratch = Database::new(scratch);
-        scratch.put(rows::META, rows::meta(partitions))?;
+        scratch.put(folder::META, folder::meta(rows::VERSION, partitions))?;
         let findings = Findings::new(FaultKind::Stores, dir.clone());
         let mut check = StoresCheck { findings, real, scratch, partitions: Vec::new() };
         let mut rebuilding = Vec::new();
@@ -167,7 +168,7 @@ mod tests {
         assert_eq!(partition_of(&rows::objects(Shard(1), 3), 4), Some(3));
         assert_eq!(partition_of(&rows::last(Shard(1), namespace), 4), Some(2));
         assert_eq!(partition_of(&Consumer::Rebuild(Shard(9)).key(1), 4), Some(1));
-        assert_eq!(partition_of(&rows::META, 4), None);
+        assert_eq!(partition_of(&folder::META, 4), None);
         assert_eq!(partition_of(&rows::rebuilding(Shard(1)), 4), None);
     }
 }

@@ -1,12 +1,12 @@
 //! What can go wrong with the stores.
 
 use std::io;
-use std::path::PathBuf;
 
 use tlog::{ControlError, ReadError};
 use wire::Shard;
 
 use crate::database::WriteError;
+use crate::folder::FolderError;
 use crate::offsets::OffsetError;
 
 /// Why the stores could not be opened, read or written.
@@ -18,32 +18,9 @@ pub enum StoresError {
     /// The stores are closed.
     #[error("the stores are closed")]
     Closed,
-    /// The stores were made of another log, or the log has lost what they were made of.
-    #[error("{dir} is of another log: {reason}; if the log is right, delete the folder, it is rebuilt from the log")]
-    OtherLog {
-        /// The stores' folder.
-        dir: PathBuf,
-        /// What does not fit.
-        reason: String,
-    },
-    /// The folder was made by another version.
-    #[error("{dir} has layout {found}, this version has {known}: delete the folder, it is rebuilt from the log")]
-    Layout {
-        /// The stores' folder.
-        dir: PathBuf,
-        /// The layout's version in the folder.
-        found: u16,
-        /// The version that this code knows.
-        known: u16,
-    },
-    /// RocksDB could not open the folder.
-    #[error("{dir}: {source}; if it can't be repaired, delete the folder, it is rebuilt from the log")]
-    Open {
-        /// The stores' folder.
-        dir: PathBuf,
-        /// What RocksDB says.
-        source: rocksdb::Error,
-    },
+    /// The folder can't be used.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     /// A row is not what it must be.
     #[error("the stores' row {row} is damaged: {reason}; rebuild its store")]
     Damaged {

@@ -4,14 +4,13 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
-use rocksdb::{DB, WriteBatch};
 use tlog::Log;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use wire::Shard;
 
-use crate::database::Database;
-use crate::offsets::{Consumer, OffsetError, OffsetRow};
+use crate::folder;
+use crate::offsets::{Consumer, OffsetRow};
 use crate::stores::error::StoresError;
 use crate::stores::options::{options, writes_directly};
 use crate::stores::ring::{Partition, Ring};
@@ -21,20 +20,20 @@ use crate::stores::shards::ShardSet;
 impl Ring {
     /// Opens the stores in `dir`, as far as they have come. No thread is started.
     pub(crate) fn open(dir: &Path, log: Log, open_tables: usize) -> Result<Ring, StoresError> {
-        let failed = |source| StoresError::Open { dir: dir.to_owned(), source };
-        let mut options = options(open_tables).map_err(failed)?;
-        options.set_use_direct_io_for_flush_and_compaction(writes_directly(dir));
-        let db = DB::open(&options, dir).map_err(failed)?;
+        let options = options(open_tables).map(|mut options| {
+            options.set_use_direct_io_for_flush_and_compaction(writes_directly(dir));
+            options
+        });
         let mut ring = Ring {
             dir: dir.to_owned(),
-            db: Database::new(db),
+            db: folder::open(dir, options)?,
             log,
             partitions: Vec::new(),
             rebuilding: Mutex::default(),
             rebuild: Notify::new(),
             stop: CancellationToken::new(),
         };
-        ring.check_meta()?;
+        folder::check_meta::<StoresError>(&ring.db, dir, rows::VERSION, ring.log.partitions())?;
         let rebuilding = ring.read_rebuilding()?;
         for id in 0..ring.log.partitions() {
             let partition = ring.read_partition(id, rebuilding)?;
@@ -42,24 +41,6 @@ impl Ring {
         }
         *ring.rebuilding.lock() = rebuilding;
         Ok(ring)
-    }
-
-    /// The first row of all says what made the others, so that there is no other where it is missing.
-    fn check_meta(&self) -> Result<(), StoresError> {
-        let partitions = self.log.partitions();
-        let Some(row) = self.db.get_pinned(rows::META)? else {
-            let mut batch = WriteBatch::default();
-            batch.put(rows::META, rows::meta(partitions));
-            return Ok(self.db.write(batch)?);
-        };
-        let (found, of) = rows::read_meta(&row).ok_or_else(|| StoresError::damaged(&rows::META, "it is malformed"))?;
-        if found != rows::VERSION {
-            return Err(StoresError::Layout { dir: self.dir.clone(), found, known: rows::VERSION });
-        }
-        if of != partitions {
-            return Err(self.other_log(format!("it has {of} partitions, the log has {partitions}")));
-        }
-        Ok(())
     }
 
     fn read_rebuilding(&self) -> Result<ShardSet, StoresError> {
@@ -75,11 +56,7 @@ impl Ring {
     }
 
     fn read_partition(&self, id: u16, rebuilding: ShardSet) -> Result<Partition, StoresError> {
-        let offset = OffsetRow::read(&self.db, Consumer::Stores, id)?.unwrap_or(OffsetRow::START);
-        offset.verify(&self.log, id).map_err(|error| match error {
-            OffsetError::PastEnd { .. } | OffsetError::OtherFrame { .. } => self.other_log(error.to_string()),
-            error => error.into(),
-        })?;
+        let offset = folder::offset::<StoresError>(&self.db, &self.dir, &self.log, Consumer::Stores, id)?;
         let mut left_alone = ShardSet::NONE;
         for shard in rebuilding.iter() {
             if OffsetRow::read(&self.db, Consumer::Rebuild(shard), id)?.is_some() && !mutant!(ForgetRebuilds) {
@@ -95,9 +72,5 @@ impl Ring {
             }
         }
         Ok(partition)
-    }
-
-    fn other_log(&self, reason: String) -> StoresError {
-        StoresError::OtherLog { dir: self.dir.clone(), reason }
     }
 }

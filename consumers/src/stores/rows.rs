@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! key                                        value
-//! 'm'                                        layout version 2 · partitions of the log 2
+//! 'm'                                        what made the others, see [`crate::folder`]
 //! 'p' …                                      offset rows, see [`crate::offsets`]
 //! 'r' shard 1                                empty: this store is being rebuilt
 //! 's' shard 1 · 'c' · partition 2            objects 8: how many of the store's are of that partition
@@ -23,9 +23,6 @@ use wire::{FrameError, NamespaceId, ObjectId, Record, Shard};
 /// The version of this layout.
 pub(crate) const VERSION: u16 = 1;
 
-/// The row that says what wrote the others.
-pub(crate) const META: [u8; 1] = [b'm'];
-
 /// The prefix of the rows that say which stores are being rebuilt.
 pub(crate) const REBUILDING: u8 = b'r';
 
@@ -35,18 +32,6 @@ const LOSSY: u8 = b'g';
 const LATEST: u8 = b'k';
 const LAST: u8 = b'l';
 const OBJECT: u8 = b'o';
-
-/// The value of [`META`].
-pub(crate) fn meta(partitions: u16) -> [u8; 4] {
-    let ([a, b], [c, d]) = (VERSION.to_le_bytes(), partitions.to_le_bytes());
-    [a, b, c, d]
-}
-
-/// Version and partitions in the value of [`META`].
-pub(crate) fn read_meta(row: &[u8]) -> Option<(u16, u16)> {
-    let [a, b, c, d] = row.try_into().ok()?;
-    Some((u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d])))
-}
 
 /// The key of the row that says that a store is being rebuilt.
 pub(crate) fn rebuilding(shard: Shard) -> [u8; 2] {
@@ -162,9 +147,6 @@ mod tests {
         let mut key = b"what was there".to_vec();
         latest(&mut key, SHARD, namespace(), b"o-17");
         assert_eq!(key, b"s\x3fk\x01\x02\x03o-17");
-        assert_eq!(META, *b"m");
-        assert_eq!(meta(0x0104), [1, 0, 4, 1]);
-        assert_eq!(read_meta(&meta(0x0104)), Some((VERSION, 0x0104)));
         assert_eq!(rebuilding(SHARD), *b"r\x3f");
         assert_eq!(store(SHARD), *b"s\x3f");
         assert_eq!(objects(SHARD, 0x0102), *b"s\x3fc\x01\x02");
