@@ -18,7 +18,7 @@
 //! | `event.rs` | what happens to rooms and subscribers and must survive, byte by byte |
 //! | `rows.rs` | what is kept of them, byte by byte |
 //! | `changes.rs`, `pending.rs` | events become changes of rows |
-//! | `runtime.rs`, `answers.rs` | what can be asked |
+//! | `runtime.rs`, `answers.rs`, `changing.rs` | what can be asked; what changes a subscriber |
 //! | `sweep.rs` | when a slot is free again |
 //! | `hub.rs` | who is connected, and for whom a record is |
 //! | `inbox.rs` | what waits for a connection: bounded |
@@ -26,6 +26,7 @@
 
 mod answers;
 mod changes;
+mod changing;
 mod connection;
 mod error;
 mod event;

@@ -1,36 +1,27 @@
 //! What can be asked of rooms and subscribers.
 //!
-//! What changes a subscriber is done by one at a time, and to its end: who asked for it may go. A crash in between
-//! leaves a part of it done; the next `put` does the rest, as it compares with what is there.
+//! What changes a subscriber is done to its end: who asked for it may go.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
-use futures::stream::{self, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
-use tlog::{AppendError, Clock, Log, Namespace, ReadError};
-use tokio::sync::{Mutex as Turn, Notify, OwnedMutexGuard};
-use wire::limits::{
-    MAX_EVENT_BYTES, MAX_NAME_BYTES, MAX_ROOMS_A_CALL, MAX_SUBSCRIBER_NAMESPACES, MAX_SUBSCRIBER_ROOMS,
-};
+use tlog::{Clock, Log, Namespace, ReadError};
+use tokio::sync::{Mutex as Turn, Notify};
+use wire::limits::MAX_SUBSCRIBER_NAMESPACES;
 use wire::{NamespaceId, Offset, SubscriberName};
 
 use super::answers::{Cursor, Listed, Place, Room, Subscriber};
+use super::changing::{check_namespaces, wanted};
 use super::connection::Connection;
 use super::error::RoomsError;
-use super::event::{RoomEvent, Slot, room_bytes};
+use super::event::{RoomEvent, Slot};
 use super::hub::{Hub, Who};
 use super::rows::{self, Since, Subscribed};
 use super::sweep;
 use crate::ledger::Ledger;
-
-/// Events of one change that wait for the log at a time.
-const EVENTS_AT_ONCE: usize = 64;
-
-/// Rooms in one event, bytes: what else is in it takes less than the rest.
-const EVENT_ROOM_BYTES: usize = MAX_EVENT_BYTES - MAX_NAME_BYTES - 64;
 
 /// The rooms of a log, and who is in them. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -38,25 +29,15 @@ pub struct Rooms(Arc<Inner>);
 
 #[derive(Debug)]
 pub(super) struct Inner {
-    ledger: Arc<Ledger>,
-    clock: Arc<dyn Clock>,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) clock: Arc<dyn Clock>,
     boot: u64,
     /// Whether changes go on as tasks of their own.
     spawns: bool,
     /// Subscribers that are being changed.
-    changing: Mutex<FxHashMap<SubscriberName, Arc<Turn<()>>>>,
+    pub(super) changing: Mutex<FxHashMap<SubscriberName, Arc<Turn<()>>>>,
     /// Says that a subscriber was deleted.
     pub(super) deleted: Arc<Notify>,
-}
-
-/// Rooms by namespace: their keys, of which an empty one is the namespace as a whole.
-pub(super) type Wanted = BTreeMap<NamespaceId, (Namespace, BTreeSet<String>)>;
-
-/// Holds a subscriber while it is changed.
-struct Changing<'a> {
-    inner: &'a Inner,
-    name: &'a SubscriberName,
-    turn: Option<OwnedMutexGuard<()>>,
 }
 
 impl Rooms {
@@ -267,27 +248,6 @@ impl Rooms {
 }
 
 /// Rooms by namespace, each once.
-fn wanted(rooms: Vec<Room>) -> Result<Wanted, RoomsError> {
-    if rooms.len() > MAX_ROOMS_A_CALL {
-        return Err(RoomsError::TooManyRooms { rooms: rooms.len(), limit: MAX_ROOMS_A_CALL });
-    }
-    let mut wanted = Wanted::new();
-    for Room { namespace, key } in rooms {
-        let (_, keys) = wanted.entry(namespace.id()).or_insert_with(|| (namespace, BTreeSet::new()));
-        keys.insert(key.unwrap_or_default());
-    }
-    Ok(wanted)
-}
-
-fn check_namespaces(namespaces: usize) -> Result<(), RoomsError> {
-    let limit = MAX_SUBSCRIBER_NAMESPACES;
-    if namespaces > limit { Err(RoomsError::TooManyNamespaces { namespaces, limit }) } else { Ok(()) }
-}
-
-fn count(wanted: &Wanted) -> usize {
-    wanted.values().map(|(_, keys)| keys.len()).sum()
-}
-
 impl Inner {
     pub(super) fn ledger(&self) -> &Arc<Ledger> {
         &self.ledger
@@ -297,92 +257,14 @@ impl Inner {
         self.ledger.log()
     }
 
-    /// Waits until nobody else changes this subscriber.
-    async fn change<'a>(&'a self, name: &'a SubscriberName) -> Changing<'a> {
-        let turn = Arc::clone(self.changing.lock().entry(name.clone()).or_default());
-        // From here on it is forgotten even if this is dropped while it waits.
-        let mut changing = Changing { inner: self, name, turn: None };
-        changing.turn = Some(turn.lock_owned().await);
-        changing
-    }
-
-    async fn put(&self, name: &SubscriberName, mut wanted: Wanted) -> Result<bool, RoomsError> {
-        let _changing = self.change(name).await;
-        let existing = self.subscriber(name).await?;
-        let slot = match existing {
-            Some(subscribed) => subscribed.slot,
-            None => {
-                let began_micros = self.clock.now_micros();
-                self.note_home(name, RoomEvent::Created { name: name.clone(), began_micros }).await?;
-                self.subscriber(name).await?.ok_or(RoomsError::TooManySubscribers)?.slot
-            }
-        };
-        self.all_applied().await?;
-        let mut left = Wanted::new();
-        self.each_joined(slot, |namespace, key, _| {
-            let stays = wanted.get_mut(&namespace.id()).filter(|(there, _)| there == namespace);
-            if !stays.is_some_and(|(_, keys)| keys.remove(key)) {
-                let (_, keys) = left.entry(namespace.id()).or_insert_with(|| (namespace.clone(), BTreeSet::new()));
-                keys.insert(key.to_owned());
-            }
-        })?;
-        self.note(left, |rooms| RoomEvent::Left { slot, rooms }).await?;
-        self.note(wanted, |rooms| RoomEvent::Joined { slot, rooms }).await?;
-        Ok(existing.is_none())
-    }
-
-    async fn join(&self, name: &SubscriberName, mut wanted: Wanted) -> Result<(), RoomsError> {
-        let _changing = self.change(name).await;
-        let slot = self.subscriber(name).await?.ok_or(RoomsError::SubscriberNotFound)?.slot;
-        self.all_applied().await?;
-        let mut rooms = 0;
-        let mut namespaces: BTreeSet<NamespaceId> = wanted.keys().copied().collect();
-        self.each_joined(slot, |namespace, key, _| {
-            rooms += 1;
-            namespaces.insert(namespace.id());
-            if let Some((_, keys)) = wanted.get_mut(&namespace.id()).filter(|(there, _)| there == namespace) {
-                keys.remove(key);
-            }
-        })?;
-        let rooms = rooms + count(&wanted);
-        if rooms > MAX_SUBSCRIBER_ROOMS {
-            return Err(RoomsError::TooManyRooms { rooms, limit: MAX_SUBSCRIBER_ROOMS });
-        }
-        check_namespaces(namespaces.len())?;
-        self.note(wanted, |rooms| RoomEvent::Joined { slot, rooms }).await
-    }
-
-    async fn leave(&self, name: &SubscriberName, mut wanted: Wanted) -> Result<(), RoomsError> {
-        let _changing = self.change(name).await;
-        let slot = self.subscriber(name).await?.ok_or(RoomsError::SubscriberNotFound)?.slot;
-        self.all_applied().await?;
-        for (namespace, keys) in wanted.values_mut() {
-            let mut there = BTreeSet::new();
-            for key in std::mem::take(keys) {
-                if self.ledger.db().get_pinned(rows::joined(slot, namespace.id(), &key))?.is_some() {
-                    there.insert(key);
-                }
-            }
-            *keys = there;
-        }
-        self.note(wanted, |rooms| RoomEvent::Left { slot, rooms }).await
-    }
-
-    async fn delete(&self, name: &SubscriberName) -> Result<(), RoomsError> {
-        let _changing = self.change(name).await;
-        self.subscriber(name).await?.ok_or(RoomsError::SubscriberNotFound)?;
-        self.note_home(name, RoomEvent::Deleted { name: name.clone() }).await?;
-        self.deleted.notify_one();
-        Ok(())
-    }
-
     /// A subscriber, as of all that is durable.
-    async fn subscriber(&self, name: &SubscriberName) -> Result<Option<Subscribed>, RoomsError> {
+    pub(super) async fn subscriber(&self, name: &SubscriberName) -> Result<Option<Subscribed>, RoomsError> {
         self.ledger.wait_durable(self.home(name)).await?;
         Ok(Subscribed::read(self.ledger.db(), name)?)
     }
 
-    fn home(&self, name: &SubscriberName) -> u16 {
+    /// The partition whose log says what becomes of a subscriber.
+    pub(super) fn home(&self, name: &SubscriberName) -> u16 {
         name.partition(self.log().partitions())
     }
 
@@ -394,54 +276,12 @@ impl Inner {
         Ok(())
     }
 
-    /// Appends an event of a subscriber. It is in the rows when this returns.
-    async fn note_home(&self, name: &SubscriberName, event: RoomEvent) -> Result<(), RoomsError> {
-        self.note_in(self.home(name), &event).await
-    }
-
-    /// Appends an event of a partition. It is in the rows when this returns.
-    pub(super) async fn note_in(&self, partition: u16, event: &RoomEvent) -> Result<(), RoomsError> {
-        let noted = self.log().append_partition_event(partition, event.encode()?.into()).await?;
-        Ok(self.ledger.wait_applied(partition, noted.end).await?)
-    }
-
-    /// Appends events of rooms, as many as it takes. They are in the rows when this returns.
-    pub(super) async fn note(&self, rooms: Wanted, event: impl Fn(Vec<String>) -> RoomEvent) -> Result<(), RoomsError> {
-        let mut events = Vec::new();
-        for (namespace, keys) in rooms.into_values() {
-            for keys in batches(keys) {
-                events.push((namespace.clone(), event(keys)));
-            }
-        }
-        let append = |(namespace, event): (Namespace, RoomEvent)| {
-            let log = self.log().clone();
-            async move {
-                let partition = namespace.id().partition(log.partitions());
-                match log.append_event(&namespace, event.encode()?.into()).await {
-                    Ok(noted) => Ok(Some((partition, noted.end))),
-                    // Its rooms go with it.
-                    Err(AppendError::NamespaceNotFound) if matches!(event, RoomEvent::Left { .. }) => Ok(None),
-                    Err(AppendError::NamespaceNotFound) => Err(RoomsError::NamespaceNotFound(namespace.name().clone())),
-                    Err(error) => Err(error.into()),
-                }
-            }
-        };
-        let mut ends = BTreeMap::new();
-        let mut noting = stream::iter(events.into_iter().map(append)).buffer_unordered(EVENTS_AT_ONCE);
-        while let Some(noted) = noting.try_next().await? {
-            if let Some((partition, end)) = noted {
-                let known = ends.entry(partition).or_insert(end);
-                *known = end.max(*known);
-            }
-        }
-        for (partition, end) in ends {
-            self.ledger.wait_applied(partition, end).await?;
-        }
-        Ok(())
-    }
-
     /// Goes through the rooms that a slot is in, with the offsets from which on.
-    fn each_joined(&self, slot: Slot, mut each: impl FnMut(&Namespace, &str, Offset)) -> Result<(), RoomsError> {
+    pub(super) fn each_joined(
+        &self,
+        slot: Slot,
+        mut each: impl FnMut(&Namespace, &str, Offset),
+    ) -> Result<(), RoomsError> {
         let prefix = rows::joined_by(slot);
         let mut stored = self.ledger.db().raw_iterator();
         let mut last: Option<(NamespaceId, Option<Namespace>)> = None;
@@ -490,13 +330,15 @@ impl Inner {
         Ok(further)
     }
 
-    /// Namespaces of which something is kept for a slot that is in no room of theirs.
+    /// Namespaces of which something is kept for a slot that is in no room of theirs: some of them, as they go into
+    /// one event. The next connection has the rest.
     fn namespaces_gone(&self, slot: Slot) -> Result<Vec<NamespaceId>, RoomsError> {
         let prefix = rows::acked_by(slot);
         let mut stored = self.ledger.db().raw_iterator();
         let mut gone = Vec::new();
         stored.seek(prefix);
-        while let Some((key, _)) = rows::next_with(&stored, &prefix)? {
+        while let Some((key, _)) = rows::next_with(&stored, &prefix)?.filter(|_| gone.len() < MAX_SUBSCRIBER_NAMESPACES)
+        {
             let (id, _) = rows::namespace_in(key)?;
             if !rows::any_with(self.ledger.db(), &rows::joined_in(slot, id))? {
                 gone.push(id);
@@ -504,34 +346,5 @@ impl Inner {
             stored.next();
         }
         Ok(gone)
-    }
-}
-
-/// Keys in batches that fit into an event each.
-fn batches(keys: BTreeSet<String>) -> Vec<Vec<String>> {
-    let mut batches = Vec::new();
-    let (mut batch, mut bytes) = (Vec::new(), 0);
-    for key in keys {
-        if bytes + room_bytes(&key) > EVENT_ROOM_BYTES {
-            batches.push(std::mem::take(&mut batch));
-            bytes = 0;
-        }
-        bytes += room_bytes(&key);
-        batch.push(key);
-    }
-    if !batch.is_empty() {
-        batches.push(batch);
-    }
-    batches
-}
-
-impl Drop for Changing<'_> {
-    fn drop(&mut self) {
-        drop(self.turn.take());
-        let mut changing = self.inner.changing.lock();
-        // Nobody else has it or waits for it.
-        if changing.get(self.name).is_some_and(|turn| Arc::strong_count(turn) == 1) {
-            changing.remove(self.name);
-        }
     }
 }

@@ -8,10 +8,11 @@ use std::time::Duration;
 use tracing::warn;
 use wire::limits::MAX_ROOMS_A_CALL;
 
+use super::changing::Wanted;
 use super::error::RoomsError;
 use super::event::{RoomEvent, Slot};
 use super::rows;
-use super::runtime::{Inner, Wanted};
+use super::runtime::Inner;
 use crate::ledger::tags::DEAD;
 
 /// How long until what could not be done is tried again.
