@@ -234,6 +234,56 @@ async fn a_call_leases_and_settles_10_000_records() {
     assert_eq!((&report["floor"], &report["lag"]["records"]), (&json!(0), &json!(1)));
 }
 
+/// Processor time that a process has had, seconds.
+fn processor_seconds(broker: &Broker) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", broker.pid())).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    // Hundredths in user mode, and in the kernel.
+    fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap() / 100.0).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_keys_as_may_are_held_up_and_the_group_says_so_and_rests() {
+    const WINDOW: usize = 65_536;
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(folder.path());
+    let calls = Calls::on(&broker);
+    calls.namespaces(0..1).await;
+    let group = "namespaces/n0/groups/g";
+    assert_eq!(calls.put(group, &json!({ "order": "key", "lease_ms": 43_200_000 })).await.0, 201);
+    for batch in 0..7 {
+        let keys = (0..10_000).map(|number| json!({ "key": format!("{batch}-{number}"), "value": 1 }));
+        assert_eq!(calls.post("namespaces/n0/records", &keys.collect()).await.0, 200);
+    }
+    let lease = async |wait_ms: u64| {
+        let body = json!({ "worker": "w", "max": 10_000, "wait_ms": wait_ms });
+        let leased = calls.post(&format!("{group}/lease"), &body).await.1;
+        leased["records"].as_array().unwrap().clone()
+    };
+    let full = async || calls.get(group).await.1["full"].clone();
+    let mut held = Vec::new();
+    while held.len() < WINDOW {
+        assert_eq!(full().await, false);
+        held.extend(lease(60_000).await);
+    }
+    assert_eq!((held.len(), full().await), (WINDOW, json!(true)));
+    // Who waits then costs next to nothing, once the stores have caught up.
+    eventually("it rests", || async {
+        let before = processor_seconds(&broker);
+        assert!(lease(1_000).await.is_empty());
+        processor_seconds(&broker) - before < 0.2
+    })
+    .await;
+    assert_eq!(full().await, true);
+    for due in WINDOW..WINDOW + 3 {
+        let done = held.pop().unwrap();
+        assert_eq!(calls.post(&format!("{group}/ack"), &json!({ "tokens": [done["token"]] })).await.0, 200);
+        let next = lease(60_000).await;
+        assert_eq!((next.len(), &next[0]["offset"]), (1, &json!(due)));
+    }
+    assert_eq!(full().await, true);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_wait_for_a_lock_and_no_more() {
     let folder = tempfile::tempdir().unwrap();

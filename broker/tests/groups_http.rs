@@ -45,7 +45,7 @@ async fn a_group_is_made_worked_in_moved_and_deleted() {
     let group = |fields: Value| {
         let mut report = json!({
             "name": "g", "config": config, "floor": 0, "lag": { "records": 3 }, "in_flight": 0, "delivered": 0,
-            "redelivered": 0, "dead_lettered": 0, "workers": [],
+            "redelivered": 0, "dead_lettered": 0, "full": false, "workers": [],
         });
         report.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
         report

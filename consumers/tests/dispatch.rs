@@ -477,6 +477,7 @@ impl Model {
         let unsettled = self.unsettled().count();
         assert!(unsettled <= WINDOW);
         assert_eq!(self.dispatch.wants().is_none(), unsettled == WINDOW);
+        assert_eq!(figures.full, unsettled == WINDOW);
         let deadline = self.known.values().filter_map(|known| match known.life {
             Life::Leased { at, .. } | Life::Committing { at, fired: false, .. } => Some(at),
             Life::Waiting { due } => Some(due),
@@ -611,12 +612,45 @@ fn a_late_token_changes_nothing() {
     assert_eq!(model.dispatch.settle(model.now, &held).held, held);
 }
 
+/// Takes in as many records as it will, with these keys: how many.
+fn fill(dispatch: &mut Dispatch, key: impl Fn(Offset) -> Option<u64>) -> usize {
+    let record = |offset| Pending { offset, shard: Shard(0), key: key(offset), bytes: 1 };
+    let taken = (0..).take_while(|offset| !dispatch.figures().full && dispatch.offer(record(*offset))).count();
+    assert!(!dispatch.offer(record(taken as Offset)));
+    assert_eq!((dispatch.wants(), dispatch.figures().full), (None, true));
+    taken
+}
+
 #[test]
 fn the_window_is_bounded_whatever_is_offered() {
-    let config = GroupConfig::default();
+    for order in [Order::None, Order::Key] {
+        let config = GroupConfig { order, ..GroupConfig::default() };
+        let mut dispatch = Dispatch::new(&config, &Progress::new(0), 1, usize::MAX);
+        assert_eq!(fill(&mut dispatch, Some), wire::limits::MAX_GROUP_WINDOW);
+        let held = dispatch.lease(0, "w", 1, EVERYTHING).unwrap()[0].token;
+        assert!(dispatch.figures().full);
+        dispatch.settle(0, &[held]);
+        dispatch.acked(&[held]);
+        assert_eq!(
+            (dispatch.wants(), dispatch.figures().full),
+            (Some(wire::limits::MAX_GROUP_WINDOW as Offset), false)
+        );
+    }
+}
+
+/// A key has half of the window, and then what is left of it in the log has its bound.
+#[test]
+fn what_is_left_in_the_log_is_bounded_whatever_is_offered() {
+    let config = GroupConfig { order: Order::Key, ..GroupConfig::default() };
     let mut dispatch = Dispatch::new(&config, &Progress::new(0), 1, usize::MAX);
-    let record = |offset| Pending { offset, shard: Shard(0), key: None, bytes: 1 };
-    let taken = (0..100_000).take_while(|offset| dispatch.offer(record(*offset))).count();
-    assert_eq!(taken, wire::limits::MAX_GROUP_WINDOW);
-    assert_eq!(dispatch.wants(), None);
+    let taken = wire::limits::MAX_GROUP_WINDOW / 2;
+    assert_eq!(fill(&mut dispatch, |_| Some(7)), taken + wire::limits::MAX_GROUP_DEFERRED);
+    let grants = dispatch.lease(0, "w", taken, EVERYTHING).unwrap();
+    let tokens: Vec<Token> = grants.iter().map(|grant| grant.token).collect();
+    assert_eq!(tokens.len(), taken);
+    dispatch.settle(0, &tokens);
+    dispatch.acked(&tokens);
+    // The first that was left comes next.
+    assert_eq!((dispatch.wants(), dispatch.figures().full), (Some(taken as Offset), false));
+    assert!(dispatch.wants_again());
 }

@@ -50,6 +50,9 @@ pub struct GroupState {
     pub redelivered: u64,
     /// Records that were given up.
     pub dead_lettered: u64,
+    /// Whether it is held up by what is not settled: no other records go out until one of those is.
+    #[serde(default)]
+    pub full: bool,
     /// Who works.
     pub workers: Vec<WorkerState>,
 }

@@ -80,10 +80,12 @@ pub const MAX_SUBSCRIBER_NAMESPACES: usize = 1_000;
 /// The largest integer that a JavaScript number holds exactly: offsets in parameters stop there.
 pub const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
 
-/// Most records of a group that are read and not settled: waiting, leased, or held up behind others.
+/// Most records of a group that are read and not settled: waiting, leased, or held up behind others. While there are
+/// so many no others go out, and the group says that it is full.
 pub const MAX_GROUP_WINDOW: usize = 1 << 16;
 
-/// Records that a group has read and not taken in, as their key had its share of the window: their offsets.
+/// Most records that a group has read and not taken in, as their key had its share of the window: their offsets. While
+/// there are so many the group reads no further, and says that it is full.
 pub const MAX_GROUP_DEFERRED: usize = 8 * MAX_GROUP_WINDOW;
 
 /// Most workers that a group knows at one time.

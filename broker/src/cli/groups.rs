@@ -56,11 +56,12 @@ fn title() -> String {
 }
 
 fn line(state: &GroupState) -> String {
-    let GroupState { name, floor, lag, in_flight, delivered, redelivered, dead_lettered, workers, .. } = state;
+    let GroupState { name, floor, lag, in_flight, delivered, redelivered, dead_lettered, full, workers, .. } = state;
+    let held_up = if *full { "  (full: nothing more goes out until a record is settled)" } else { "" };
     let (records, behind, workers) = (lag.records, format!("{:.1} s", lag.seconds), workers.len());
     format!(
         "{floor:>12} {records:>10} {behind:>9} {in_flight:>9} {delivered:>10} {redelivered:>8} {dead_lettered:>6} \
-         {workers:>7}  {name}\n"
+         {workers:>7}  {name}{held_up}\n"
     )
 }
 

@@ -19,3 +19,12 @@ pub(crate) fn json(body: Vec<u8>) -> Response {
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media::JSON));
     response
 }
+
+/// A page of a list of which one more was asked for than fits: what is on it, and the name to go on behind where
+/// there is more.
+pub(crate) fn page<T>(mut found: Vec<T>, limit: usize, name: impl Fn(&T) -> String) -> (Vec<T>, Option<String>) {
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let next = found.last().filter(|_| more).map(name);
+    (found, next)
+}

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use wire::limits::MAX_LIST_NAMESPACES;
 use wire::{Code, NamespaceConfig};
 
-use crate::http::answer::answer;
+use crate::http::answer::{answer, page};
 use crate::http::batch::broken;
 use crate::http::body::{self, Limit};
 use crate::http::error::Refusal;
@@ -165,16 +165,14 @@ pub(crate) async fn list(State(broker): Shared, uri: Uri) -> Result<Response, Re
     let query = Query::parse(&uri, &[Known::Once("prefix"), Known::Once("after"), Known::Once("limit")])?;
     let limit = query.limit(MAX_LIST_NAMESPACES, MAX_LIST_NAMESPACES)?;
     let log = broker.log.clone();
-    let page = tokio::task::spawn_blocking(move || page(&log, &query, limit)).await??;
-    answer(&page)
+    let listed = tokio::task::spawn_blocking(move || listed(&log, &query, limit)).await??;
+    answer(&listed)
 }
 
 /// Blocking: a page of namespaces. One that is deleted meanwhile is left out.
-fn page(log: &Log, query: &Query, limit: usize) -> Result<NamespacePage, ReadError> {
-    let mut found = log.list(query.get("prefix").unwrap_or_default(), query.get("after"), limit + 1)?;
-    let more = found.len() > limit;
-    found.truncate(limit);
-    let next = found.last().filter(|_| more).map(|last| last.name().to_string());
+fn listed(log: &Log, query: &Query, limit: usize) -> Result<NamespacePage, ReadError> {
+    let found = log.list(query.get("prefix").unwrap_or_default(), query.get("after"), limit + 1)?;
+    let (found, next) = page(found, limit, |last| last.name().to_string());
     let mut namespaces = Vec::with_capacity(found.len());
     for namespace in &found {
         match NamespaceInfo::of(log, namespace) {

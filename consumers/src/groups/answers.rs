@@ -6,7 +6,7 @@ use std::time::Duration;
 use tlog::SharedFrame;
 use wire::Offset;
 
-use super::dispatch::Settled;
+use super::exchange::Settled;
 use super::token::Token;
 use wire::group::GroupConfig;
 
@@ -75,6 +75,9 @@ pub struct GroupState {
     pub redelivered: u64,
     /// Records that were given up.
     pub dead_lettered: u64,
+    /// Whether as many records as it may have in memory are not settled, or were left in the log by keys that are
+    /// held up: nothing more is read until one is settled.
+    pub full: bool,
     /// The workers that are present, by name.
     pub workers: Vec<WorkerState>,
 }

@@ -22,101 +22,17 @@ use std::ops::Range;
 
 use wire::{Offset, Shard};
 
+use super::exchange::{Failures, Figures, Grant, Pending, Room, Settled};
+use super::intake::Intake;
 use super::keyed::Keyed;
 use super::progress::Progress;
 use super::timers::Timers;
 use super::token::Token;
 use super::window::{Slot, State, Window};
-use super::workers::{ShardSet, TooManyWorkers, WorkerFigures, Workers};
+use super::workers::{ShardSet, TooManyWorkers, Workers};
 use wire::group::{GroupConfig, Order, Retry};
 
 const NANOS_PER_MS: u64 = 1_000_000;
-
-/// A record that is to be worked on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pending {
-    /// Its offset.
-    pub offset: Offset,
-    /// Its shard.
-    pub shard: Shard,
-    /// A hash of its key, if it has one. Two keys with one hash are worked on as if they were one.
-    pub key: Option<u64>,
-    /// Its size.
-    pub bytes: u32,
-}
-
-/// A record that a worker has been given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Grant {
-    /// What the worker shows to settle it; says which record it is.
-    pub token: Token,
-    /// The how-manieth delivery this is, from 1.
-    pub delivery: u32,
-    /// When the lease lapses.
-    pub expires: u64,
-}
-
-/// Which tokens have taken effect.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Settled {
-    /// These have.
-    pub held: Vec<Token>,
-    /// These have not: they have lapsed, or were never given.
-    pub lapsed: Vec<Token>,
-}
-
-/// Deliveries that have failed. Offsets ascend.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Failures {
-    /// Records that are delivered again, each with how many of its deliveries have failed.
-    pub failed: Vec<(Offset, u32)>,
-    /// Records that are given up, each with how often it was delivered. They are committing: tell
-    /// [`Dispatch::acked`] once that is durable.
-    pub dead: Vec<(Token, u32)>,
-    /// Tokens without effect.
-    pub lapsed: Vec<Token>,
-}
-
-/// How a group does.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Figures {
-    /// Records that are with workers, or whose ack is being made durable.
-    pub in_flight: usize,
-    /// Records that could go out, also those that stand behind others of their key.
-    pub ready: usize,
-    /// Records that have failed and wait.
-    pub waiting: usize,
-    /// Deliveries so far.
-    pub delivered: u64,
-    /// Those of them that were not a record's first.
-    pub redelivered: u64,
-    /// Records that were given up.
-    pub dead_lettered: u64,
-    /// The workers that are present, by name.
-    pub workers: Vec<WorkerFigures>,
-}
-
-/// How much more fits into a lease.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Room {
-    records: usize,
-    bytes: usize,
-    empty: bool,
-}
-
-impl Room {
-    /// Whether a record of that size still goes in. The first does, however large it is.
-    pub(super) fn admits(&mut self, bytes: u32) -> bool {
-        let bytes = bytes as usize;
-        if self.records == 0 || (bytes > self.bytes && !self.empty) {
-            return false;
-        }
-        self.records -= 1;
-        self.bytes = self.bytes.saturating_sub(bytes);
-        self.empty = false;
-        true
-    }
-}
 
 /// The ready records, in the order in which they go out.
 #[derive(Debug)]
@@ -134,16 +50,12 @@ pub struct Dispatch {
     lease: u64,
     max_deliveries: u32,
     retry: Retry,
-    /// What was done before: it is asked for offsets below its ceiling.
-    past: Progress,
-    ceiling: Offset,
-    next: Offset,
-    skipped: Vec<Range<Offset>>,
+    intake: Intake,
     window: Window,
     lanes: Lanes,
     timers: Timers,
     workers: Workers,
-    /// All of these but the workers, which it asks for, and `ready`, which is the rest.
+    /// All of these but the workers and `full`, which it asks for, and `ready`, which is the rest.
     figures: Figures,
 }
 
@@ -160,10 +72,7 @@ impl Dispatch {
             lease: config.lease_ms.saturating_mul(NANOS_PER_MS),
             max_deliveries: config.max_deliveries,
             retry: config.retry,
-            past: progress.clone(),
-            ceiling: progress.ceiling(),
-            next: progress.floor(),
-            skipped: Vec::new(),
+            intake: Intake::new(progress),
             window: Window::new(window),
             lanes,
             timers: Timers::default(),
@@ -176,9 +85,9 @@ impl Dispatch {
     pub fn wants(&self) -> Option<Offset> {
         match &self.lanes {
             _ if self.window.is_full() => None,
-            Lanes::Any { .. } => Some(self.next),
+            Lanes::Any { .. } => Some(self.intake.next()),
             Lanes::Keyed(keyed) => {
-                let next = (!keyed.deferred.is_full()).then_some(self.next);
+                let next = (!keyed.deferred.is_full()).then_some(self.intake.next());
                 keyed.wants(self.window.room()).or(next)
             }
         }
@@ -186,7 +95,7 @@ impl Dispatch {
 
     /// Whether there are records to be read again.
     pub fn wants_again(&self) -> bool {
-        self.wants().is_some_and(|offset| offset < self.next)
+        self.wants().is_some_and(|offset| offset < self.intake.next())
     }
 
     /// Takes in a record, in the order of offsets from where it was wanted. What was taken in or acked before
@@ -194,7 +103,7 @@ impl Dispatch {
     pub fn offer(&mut self, record: Pending) -> bool {
         let Pending { offset, key, .. } = record;
         let room = self.window.room();
-        if offset < self.next {
+        if offset < self.intake.next() {
             if let Lanes::Keyed(keyed) = &mut self.lanes
                 && keyed.recall(key, offset, room)
             {
@@ -203,8 +112,7 @@ impl Dispatch {
             return true;
         }
         self.pass(offset);
-        let acked = offset < self.ceiling && self.past.is_acked(offset) && !mutant!(RedeliverAcked);
-        if !acked {
+        if !self.intake.was_acked(offset) {
             let deferred = match &mut self.lanes {
                 _ if room == 0 => return false,
                 Lanes::Keyed(keyed) if keyed.deferred.is_full() => return false,
@@ -215,18 +123,13 @@ impl Dispatch {
                 self.take_in(record);
             }
         }
-        self.next = offset.saturating_add(1);
-        if self.next < self.ceiling && !mutant!(RedeliverAcked) {
-            self.next = self.past.next_unacked(self.next);
-        } else if self.ceiling > 0 && !self.has_deferred() {
-            (self.past, self.ceiling) = (Progress::default(), 0);
-        }
+        let reads_again = self.has_deferred();
+        self.intake.go_behind(offset, reads_again);
         true
     }
 
     fn take_in(&mut self, Pending { offset, shard, key, bytes }: Pending) {
-        let attempts = if offset < self.ceiling { self.past.attempts(offset) } else { 0 };
-        let slot = self.window.insert(offset, shard, bytes, attempts);
+        let slot = self.window.insert(offset, shard, bytes, self.intake.attempts(offset));
         match &mut self.lanes {
             Lanes::Any { fresh, .. } => fresh.push_back(slot),
             Lanes::Keyed(keyed) => keyed.add(&mut self.window, slot, key),
@@ -239,16 +142,13 @@ impl Dispatch {
 
     /// There are no more records before `offset`: those that have not been offered are lost.
     pub fn pass(&mut self, offset: Offset) {
-        if offset > self.next {
-            self.skipped.push(self.next..offset);
-            self.next = offset;
-        }
+        self.intake.pass(offset);
     }
 
     /// Takes what was passed over and will never be acked. It has to go into the progress as if it
     /// were, else the floor would stay below it.
     pub fn take_skipped(&mut self) -> Vec<Range<Offset>> {
-        std::mem::take(&mut self.skipped)
+        self.intake.take_skipped()
     }
 
     /// Gives a worker up to `max` records of `max_bytes` together, by offset; but one of any size,
@@ -264,7 +164,7 @@ impl Dispatch {
         max_bytes: usize,
     ) -> Result<Vec<Grant>, TooManyWorkers> {
         let worker = self.workers.arrive(worker, now)?;
-        let mut room = Room { records: max, bytes: max_bytes, empty: true };
+        let mut room = Room::new(max, max_bytes);
         let mut taken = Vec::new();
         match &mut self.lanes {
             Lanes::Any { again, fresh } => {
@@ -483,7 +383,8 @@ impl Dispatch {
 
     /// How the group does.
     pub fn figures(&self) -> Figures {
-        Figures { ready: self.ready(), workers: self.workers.figures(), ..self.figures.clone() }
+        let (full, workers) = (self.wants().is_none(), self.workers.figures());
+        Figures { ready: self.ready(), full, workers, ..self.figures.clone() }
     }
 
     /// A delivery has failed. The record waits until `due`, or is ready at once.

@@ -22,7 +22,7 @@ use wire::limits::SHARDS;
 use wire::{Offset, Shard};
 
 use super::deferred::Deferred;
-use super::dispatch::Room;
+use super::exchange::Room;
 use super::window::{NONE, Slot, State, Window};
 use super::workers::ShardSet;
 

@@ -21,9 +21,10 @@ use wire::limits::MAX_GROUP_WINDOW;
 use wire::{Position, Record};
 
 use super::answers::Ask;
-use super::dispatch::{Dispatch, Failures, Grant, Pending, Settled};
+use super::dispatch::Dispatch;
 use super::error::GroupsError;
 use super::event::{Dead, GroupEvent, Progressed, merged};
+use super::exchange::{Failures, Grant, Pending, Settled};
 use super::frames::Frames;
 use super::kept::Kept;
 use super::metrics::GroupMetrics;

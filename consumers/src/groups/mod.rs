@@ -21,7 +21,8 @@
 //! |---|---|
 //! | `event.rs` | what happens to a group and must survive, byte by byte |
 //! | `progress.rs` | what a group has done: floor, bitset, attempts |
-//! | `dispatch.rs` | what is leased to whom: the state machine |
+//! | `dispatch.rs`, `exchange.rs` | what is leased to whom: the state machine; what it is given and answers |
+//! | `intake.rs` | where to read on, and what was done before |
 //! | `window.rs` | the records that are read and not settled, each in a slot |
 //! | `keyed.rs` | which of them may go out next where order is by key |
 //! | `deferred.rs` | what a key that is held up has left in the log, to be read again |
@@ -43,7 +44,9 @@ mod deferred;
 mod dispatch;
 mod error;
 mod event;
+mod exchange;
 mod frames;
+mod intake;
 mod janitor;
 mod kept;
 mod keyed;
@@ -65,9 +68,10 @@ pub(crate) use changes::Changes;
 pub(crate) use rows::{letter_again, row_again};
 
 pub use answers::{Ask, Configured, Done, GroupState, Leased, WorkerState};
-pub use dispatch::{Dispatch, Failures, Figures, Grant, Pending, Settled};
+pub use dispatch::Dispatch;
 pub use error::GroupsError;
 pub use event::{Dead, GroupEvent, GroupEventError, Progressed, merged};
+pub use exchange::{Failures, Figures, Grant, Pending, Settled};
 pub use progress::{Progress, ProgressError};
 pub use runtime::Groups;
 pub use seek::Seek;

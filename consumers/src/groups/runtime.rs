@@ -328,6 +328,7 @@ impl Groups {
                     delivered: figures.delivered,
                     redelivered: figures.redelivered,
                     dead_lettered: figures.dead_lettered,
+                    full: figures.full,
                     workers: figures.workers.into_iter().map(worker).collect(),
                 })
             })

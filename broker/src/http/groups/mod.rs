@@ -25,7 +25,7 @@ use wire::json::time_text;
 use wire::limits::MAX_LIST_NAMESPACES;
 use wire::{Code, GroupConfig, Offset};
 
-use crate::http::answer::answer;
+use crate::http::answer::{answer, page};
 use crate::http::error::Refusal;
 use crate::http::query::{Known, Query};
 use crate::http::{openapi, path, strict};
@@ -72,6 +72,9 @@ pub(crate) struct GroupReport {
     redelivered: u64,
     /// Records that were given up.
     dead_lettered: u64,
+    /// Whether it is held up by what is not settled: 65,536 records that are leased, that wait or whose keys wait, or
+    /// 524,288 behind such ones. No other records go out until one of them is settled.
+    full: bool,
     /// Who works.
     workers: Vec<Worker>,
 }
@@ -112,6 +115,7 @@ impl GroupReport {
             delivered: state.delivered,
             redelivered: state.redelivered,
             dead_lettered: state.dead_lettered,
+            full: state.full,
             workers: workers.collect(),
         }
     }
@@ -217,13 +221,10 @@ pub(crate) async fn list(State(broker): Shared, uri: Uri) -> Result<Response, Re
     let namespace = broker.namespace(&name)?;
     let groups = broker.groups.clone();
     let list = move || groups.list(&namespace, query.get("after"), limit + 1);
-    let mut found = tokio::task::spawn_blocking(list).await?.map_err(|error| call::refused(&name, None, error))?;
-    let more = found.len() > limit;
-    found.truncate(limit);
-    let groups = found.into_iter().map(|(name, config)| GroupInfo { name: name.to_string(), config });
-    let groups = groups.collect::<Vec<_>>();
-    let next = groups.last().filter(|_| more).map(|last| last.name.clone());
-    answer(&GroupPage { groups, next })
+    let found = tokio::task::spawn_blocking(list).await?.map_err(|error| call::refused(&name, None, error))?;
+    let (found, next) = page(found, limit, |(name, _)| name.to_string());
+    let info = |(name, config): (wire::GroupName, GroupConfig)| GroupInfo { name: name.to_string(), config };
+    answer(&GroupPage { groups: found.into_iter().map(info).collect(), next })
 }
 
 /// Have a group go on from elsewhere. It forgets its acks and failures; leases end.

@@ -19,7 +19,7 @@ use wire::json::time_text;
 use wire::limits::MAX_LIST_NAMESPACES;
 use wire::{Offset, Rooms, SubscriberName};
 
-use crate::http::answer::answer;
+use crate::http::answer::{answer, page};
 use crate::http::error::Refusal;
 use crate::http::openapi;
 use crate::http::query::{Known, Query};
@@ -172,10 +172,8 @@ pub(crate) async fn list(State(broker): Shared, uri: Uri) -> Result<Response, Re
     let limit = query.limit(MAX_LIST_NAMESPACES, MAX_LIST_NAMESPACES)?;
     let rooms = broker.rooms.clone();
     let list = move || rooms.list(query.get("after"), limit + 1);
-    let mut found = tokio::task::spawn_blocking(list).await?.map_err(Refusal::from)?;
-    let more = found.len() > limit;
-    found.truncate(limit);
-    let next = found.last().filter(|_| more).map(|last| last.name.to_string());
+    let found = tokio::task::spawn_blocking(list).await?.map_err(Refusal::from)?;
+    let (found, next) = page(found, limit, |last| last.name.to_string());
     let listed = |subscriber: rooms::Listed| Listed {
         name: subscriber.name.to_string(),
         began: time_text(subscriber.began_micros),
