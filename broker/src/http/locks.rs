@@ -115,13 +115,9 @@ fn default_ttl_ms() -> u64 {
 )]
 pub(crate) async fn ask(State(broker): Shared, request: Request) -> Result<Response, Refusal> {
     let (name, body) = read::<AskBody>(&broker, request).await?;
-    check_owner(&body.owner).map_err(|error| Refusal::new(Code::InvalidBody, error.to_string()))?;
+    strict::named(check_owner(&body.owner))?;
     let ttl = ttl(body.ttl_ms)?;
-    if body.wait_ms > MAX_WAIT_MS {
-        let detail = format!("wait_ms is {}, it must be 0 to {MAX_WAIT_MS}", body.wait_ms);
-        return Err(Refusal::new(Code::InvalidBody, detail));
-    }
-    let wait = Duration::from_millis(body.wait_ms);
+    let wait = strict::millis("wait_ms", body.wait_ms, 0..=MAX_WAIT_MS)?;
     let held = tokio::select! {
         held = broker.locks.ask(&name, &body.owner, ttl, wait) => held.map_err(|error| refused(&name, error))?,
         () = broker.closing.cancelled() => return Err(refused(&name, LocksError::Closed)),
@@ -189,10 +185,7 @@ async fn read<T: DeserializeOwned>(broker: &Broker, request: Request) -> Result<
 }
 
 fn ttl(ttl_ms: u64) -> Result<Duration, Refusal> {
-    if (1..=u64::from(MAX_LOCK_TTL_MS)).contains(&ttl_ms) {
-        return Ok(Duration::from_millis(ttl_ms));
-    }
-    Err(Refusal::new(Code::InvalidBody, format!("ttl_ms is {ttl_ms}, it must be 1 to {MAX_LOCK_TTL_MS}")))
+    strict::millis("ttl_ms", ttl_ms, 1..=MAX_LOCK_TTL_MS.into())
 }
 
 /// Why a call on a lock is refused.

@@ -1,8 +1,12 @@
 //! A body in JSON, strictly read: an object, and no field that the call does not know.
 
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use wire::Code;
+use wire::{Code, NameError};
 
 use crate::http::batch::broken;
 use crate::http::error::Refusal;
@@ -29,6 +33,25 @@ pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
         }
         broken(&error)
     })
+}
+
+/// A number of a body that must be within these bounds.
+pub(crate) fn within<T: PartialOrd + Display>(what: &str, number: T, bounds: RangeInclusive<T>) -> Result<T, Refusal> {
+    if bounds.contains(&number) {
+        return Ok(number);
+    }
+    let detail = format!("{what} is {number}, it must be {} to {}", bounds.start(), bounds.end());
+    Err(Refusal::new(Code::InvalidBody, detail))
+}
+
+/// A time of a body in milliseconds.
+pub(crate) fn millis(what: &str, millis: u64, bounds: RangeInclusive<u64>) -> Result<Duration, Refusal> {
+    within(what, millis, bounds).map(Duration::from_millis)
+}
+
+/// A name in a body.
+pub(crate) fn named(checked: Result<(), NameError>) -> Result<(), Refusal> {
+    checked.map_err(|error| Refusal::new(Code::InvalidBody, error.to_string()))
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! `POST …/groups/{group}/lease`: records for a worker; `…/leave`: a worker says goodbye.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
@@ -10,7 +9,6 @@ use consumers::groups::{Ask, Leased};
 use serde::Deserialize;
 use tlog::SharedFrame;
 use utoipa::ToSchema;
-use wire::Code;
 use wire::frame::Records;
 use wire::json::{Lines, time_text, write_record};
 use wire::limits::{MAX_LEASED, MAX_PAGE_BYTES, MAX_WAIT_MS};
@@ -19,7 +17,7 @@ use wire::name::check_worker;
 use super::call::Call;
 use crate::http::answer::json;
 use crate::http::error::Refusal;
-use crate::http::openapi;
+use crate::http::{openapi, strict};
 use crate::state::Shared;
 
 /// Who asks for records.
@@ -64,14 +62,10 @@ fn one() -> usize {
 )]
 pub(crate) async fn lease(State(broker): Shared, request: Request) -> Result<Response, Refusal> {
     let (call, body) = Call::read::<LeaseBody>(&broker, request).await?;
-    check_worker(&body.worker).map_err(|error| Refusal::new(Code::InvalidBody, error.to_string()))?;
-    check_max("max", body.max)?;
-    if body.wait_ms > MAX_WAIT_MS {
-        let detail = format!("wait_ms is {}, it must be 0 to {MAX_WAIT_MS}", body.wait_ms);
-        return Err(Refusal::new(Code::InvalidBody, detail));
-    }
-    let wait = Duration::from_millis(body.wait_ms);
-    let ask = Ask { worker: body.worker, max: body.max, max_bytes: MAX_PAGE_BYTES, max_held: usize::MAX, wait };
+    strict::named(check_worker(&body.worker))?;
+    let max = strict::within("max", body.max, 1..=MAX_LEASED)?;
+    let wait = strict::millis("wait_ms", body.wait_ms, 0..=MAX_WAIT_MS)?;
+    let ask = Ask { worker: body.worker, max, max_bytes: MAX_PAGE_BYTES, max_held: usize::MAX, wait };
     let leased = tokio::select! {
         leased = broker.groups.lease(&call.namespace, &call.group, ask) => leased.map_err(|error| call.refused(error))?,
         () = broker.closing.cancelled() => Vec::new(),
@@ -94,18 +88,10 @@ pub(crate) async fn lease(State(broker): Shared, request: Request) -> Result<Res
 )]
 pub(crate) async fn leave(State(broker): Shared, request: Request) -> Result<Response, Refusal> {
     let (call, body) = Call::read::<LeaveBody>(&broker, request).await?;
-    check_worker(&body.worker).map_err(|error| Refusal::new(Code::InvalidBody, error.to_string()))?;
+    strict::named(check_worker(&body.worker))?;
     let left = broker.groups.leave(&call.namespace, &call.group, &body.worker).await;
     left.map_err(|error| call.refused(error))?;
     Ok(StatusCode::NO_CONTENT.into_response())
-}
-
-/// Checks a number of records.
-pub(super) fn check_max(what: &str, max: usize) -> Result<(), Refusal> {
-    if (1..=MAX_LEASED).contains(&max) {
-        return Ok(());
-    }
-    Err(Refusal::new(Code::InvalidBody, format!("{what} is {max}, it must be 1 to {MAX_LEASED}")))
 }
 
 /// Appends leased records with their tokens. Those of one frame that ascend are found in one pass over it.

@@ -1,7 +1,5 @@
 //! `POST …/groups/{group}/ack`, `/nack`, `/extend`: what becomes of leased records.
 
-use std::time::Duration;
-
 use axum::extract::{Request, State};
 use axum::response::Response;
 use consumers::groups::{Done, GroupsError, Token};
@@ -13,7 +11,7 @@ use wire::limits::{MAX_LEASE_MS, MAX_RETRY_MS, MAX_TOKENS};
 use super::call::Call;
 use crate::http::answer::answer;
 use crate::http::error::Refusal;
-use crate::http::openapi;
+use crate::http::{openapi, strict};
 use crate::state::Shared;
 
 /// What is acked.
@@ -89,7 +87,7 @@ pub(crate) async fn ack(State(broker): Shared, request: Request) -> Result<Respo
 pub(crate) async fn nack(State(broker): Shared, request: Request) -> Result<Response, Refusal> {
     let (call, body) = Call::read::<NackBody>(&broker, request).await?;
     let tokens = Tokens::read(body.tokens)?;
-    let delay = body.delay_ms.map(|millis| within("delay_ms", millis, 0, MAX_RETRY_MS)).transpose()?;
+    let delay = body.delay_ms.map(|millis| strict::millis("delay_ms", millis, 0..=MAX_RETRY_MS)).transpose()?;
     let settled = broker.groups.nack(&call.namespace, &call.group, tokens.known.clone(), delay, body.error).await;
     tokens.answer(&call, settled)
 }
@@ -107,16 +105,9 @@ pub(crate) async fn nack(State(broker): Shared, request: Request) -> Result<Resp
 pub(crate) async fn extend(State(broker): Shared, request: Request) -> Result<Response, Refusal> {
     let (call, body) = Call::read::<ExtendBody>(&broker, request).await?;
     let tokens = Tokens::read(body.tokens)?;
-    let lease = body.lease_ms.map(|millis| within("lease_ms", millis, 1, MAX_LEASE_MS)).transpose()?;
+    let lease = body.lease_ms.map(|millis| strict::millis("lease_ms", millis, 1..=MAX_LEASE_MS)).transpose()?;
     let settled = broker.groups.extend(&call.namespace, &call.group, tokens.known.clone(), lease).await;
     tokens.answer(&call, settled)
-}
-
-fn within(what: &str, millis: u64, least: u64, most: u64) -> Result<Duration, Refusal> {
-    if (least..=most).contains(&millis) {
-        return Ok(Duration::from_millis(millis));
-    }
-    Err(Refusal::new(Code::InvalidBody, format!("{what} is {millis}, it must be {least} to {most}")))
 }
 
 /// The tokens of a call. A text that is no token was given out by no lease, and so it does not hold.

@@ -17,14 +17,14 @@ use consumers::groups::{Ask, GroupsError, Leased};
 use futures::stream::{self, StreamExt};
 use serde::Deserialize;
 use utoipa::ToSchema;
-use wire::Code;
+use wire::limits::MAX_LEASED;
 use wire::name::check_worker;
 
 use super::call::Call;
-use super::lease::{Form, check_max, write_leased};
+use super::lease::{Form, write_leased};
 use crate::http::error::Refusal;
 use crate::http::event_stream::X_ACCEL_BUFFERING;
-use crate::http::{media, openapi};
+use crate::http::{media, openapi, strict};
 use crate::state::{Broker, Shared};
 use crate::telemetry::Open;
 
@@ -64,8 +64,8 @@ pub(crate) struct StreamBody {
 )]
 pub(crate) async fn lease(State(broker): Shared, request: Request) -> Result<Response, Refusal> {
     let (call, body) = Call::read::<StreamBody>(&broker, request).await?;
-    check_worker(&body.worker).map_err(|error| Refusal::new(Code::InvalidBody, error.to_string()))?;
-    check_max("max_in_flight", body.max_in_flight)?;
+    strict::named(check_worker(&body.worker))?;
+    strict::within("max_in_flight", body.max_in_flight, 1..=MAX_LEASED)?;
     let leases = Leases { broker: Arc::clone(&broker), call, body, _open: Open::subscriber() };
     // What is there at once tells the client that it is connected, and why it can't be.
     let first = leases.lease(Duration::ZERO).await.map_err(|error| leases.call.refused(error))?;
