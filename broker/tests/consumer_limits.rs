@@ -140,6 +140,12 @@ async fn a_subscribers_rooms_are_of_1_000_namespaces_and_of_no_more() {
     assert_eq!(calls.get("subscribers/ann").await, full);
     assert_eq!(calls.post("subscribers/ann/join", &room_of(999)).await.0, 204);
 
+    let named = |namespaces: Range<usize>| namespaces.map(|number| format!("namespace=n{number}&")).collect::<String>();
+    let over = calls.get(&format!("events?{}from=start", named(0..1_001))).await;
+    refused(&over, 400, "invalid-parameter", "1001 namespaces are named, it must be 1 to 1000");
+    let all = broker.url(&format!("/v1/events?{}from=start", named(0..1_000)));
+    let mut followed = Events::connect(&calls.client, &all, None).await;
+
     // Its tokens have room for a place in each.
     let record = json!({ "value": "v" });
     let publish = async |number| calls.post(&format!("namespaces/n{number}/records"), &record).await.0;
@@ -151,6 +157,7 @@ async fn a_subscribers_rooms_are_of_1_000_namespaces_and_of_no_more() {
     let mut last = String::new();
     for _ in 0..1_000 {
         last = timeout(PATIENCE, events.next()).await.expect("all come").unwrap().id;
+        timeout(PATIENCE, followed.next()).await.expect("all come").unwrap();
     }
     drop(events);
     let mut events = follow(Some(&last)).await;
@@ -264,7 +271,9 @@ async fn as_many_keys_as_may_are_held_up_and_the_group_says_so_and_rests() {
     let mut held = Vec::new();
     while held.len() < WINDOW {
         assert_eq!(full().await, false);
-        held.extend(lease(60_000).await);
+        let leased = lease(60_000).await;
+        assert!(!leased.is_empty());
+        held.extend(leased);
     }
     assert_eq!((held.len(), full().await), (WINDOW, json!(true)));
     // Who waits then costs next to nothing, once the stores have caught up.

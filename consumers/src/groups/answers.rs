@@ -75,8 +75,8 @@ pub struct GroupState {
     pub redelivered: u64,
     /// Records that were given up.
     pub dead_lettered: u64,
-    /// Whether as many records as it may have in memory are not settled, or were left in the log by keys that are
-    /// held up: nothing more is read until one is settled.
+    /// Whether it has as many records in memory as it may, or has left as many in the log, and none that could go out:
+    /// nothing does until one is settled.
     pub full: bool,
     /// The workers that are present, by name.
     pub workers: Vec<WorkerState>,

@@ -93,6 +93,15 @@ impl Dispatch {
         }
     }
 
+    /// Whether it has as many records in memory as it may, and none that could go out.
+    fn is_full(&self) -> bool {
+        let stands_still = match &self.lanes {
+            Lanes::Any { again, fresh } => again.is_empty() && fresh.is_empty(),
+            Lanes::Keyed(keyed) => keyed.stands_still(),
+        };
+        stands_still && self.wants().is_none()
+    }
+
     /// Whether there are records to be read again.
     pub fn wants_again(&self) -> bool {
         self.wants().is_some_and(|offset| offset < self.intake.next())
@@ -149,6 +158,14 @@ impl Dispatch {
     /// were, else the floor would stay below it.
     pub fn take_skipped(&mut self) -> Vec<Range<Offset>> {
         self.intake.take_skipped()
+    }
+
+    /// A sign of life of a worker, which joins with its first.
+    ///
+    /// # Errors
+    /// Where there are too many workers.
+    pub fn arrive(&mut self, now: u64, worker: &str) -> Result<(), TooManyWorkers> {
+        self.workers.arrive(worker, now).map(drop)
     }
 
     /// Gives a worker up to `max` records of `max_bytes` together, by offset; but one of any size,
@@ -383,7 +400,7 @@ impl Dispatch {
 
     /// How the group does.
     pub fn figures(&self) -> Figures {
-        let (full, workers) = (self.wants().is_none(), self.workers.figures());
+        let (full, workers) = (self.is_full(), self.workers.figures());
         Figures { ready: self.ready(), full, workers, ..self.figures.clone() }
     }
 

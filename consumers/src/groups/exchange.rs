@@ -65,7 +65,8 @@ pub struct Figures {
     pub redelivered: u64,
     /// Records that were given up.
     pub dead_lettered: u64,
-    /// Whether nothing more is read until a record is settled: see [`Dispatch::wants`](super::Dispatch::wants).
+    /// Whether it has as many records in memory as it may, and none that could go out: nothing does until one is
+    /// settled.
     pub full: bool,
     /// The workers that are present, by name.
     pub workers: Vec<WorkerFigures>,

@@ -123,6 +123,11 @@ impl Keyed {
         self.queue_if_free(window, chain);
     }
 
+    /// Whether nothing could go out to anyone.
+    pub(super) fn stands_still(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// Whether there is something for a worker with these shards.
     pub(super) fn has(&self, shards: ShardSet) -> bool {
         !self.waiting.and(shards).is_empty()

@@ -193,9 +193,11 @@ impl Groups {
                     _ = &mut reading, if !has_read => has_read = true,
                     () = follower.changed() => drop(live.read_on(&mut live.state.lock())),
                     () = tokio::time::sleep_until(deadline), if has_read => {
-                        let waiters = &mut live.state.lock().waiters;
-                        let Some(at) = waiters.iter().position(|waiter| waiter.id == id) else { continue };
-                        drop(waiters.remove(at));
+                        let state = &mut *live.state.lock();
+                        let Some(at) = state.waiters.iter().position(|waiter| waiter.id == id) else { continue };
+                        drop(state.waiters.remove(at));
+                        // Whoever has asked is here, also where its turn did not come while another read.
+                        state.body()?.dispatch.arrive(live.now(), &ask.worker)?;
                         return Ok(Vec::new());
                     }
                 }

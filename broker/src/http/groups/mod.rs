@@ -73,7 +73,7 @@ pub(crate) struct GroupReport {
     /// Records that were given up.
     dead_lettered: u64,
     /// Whether it is held up by what is not settled: 65,536 records that are leased, that wait or whose keys wait, or
-    /// 524,288 behind such ones. No other records go out until one of them is settled.
+    /// 524,288 behind such ones. No others go out until one of them is settled.
     full: bool,
     /// Who works.
     workers: Vec<Worker>,
