@@ -57,11 +57,45 @@ pub enum Mutant {
     LetterSentTwice,
     /// The groups of a deleted namespace stay.
     KeepDeletedGroups,
+    /// What is asked of a lock does not see that its holder's time is over.
+    LapsedHolderActs,
+    /// Fencing tokens are counted anew by each process.
+    TokensBeginAnew,
+    /// That a lock is given back is answered before it is durable.
+    ReleaseBeforeDurable,
+    /// Who asked for a lock last is served first.
+    LastInLineFirst,
+    /// After a restart a lock is held for a moment, and not for its holder's whole time.
+    HeldBriefly,
+    /// A longer time that a holder was promised is not in the log.
+    ExtensionNotKept,
+    /// A connection looks before all that is below the heads is applied.
+    LookUnapplied,
+    /// Connections are told of records before the rows are written.
+    HintBeforeWrite,
+    /// A batch does not end before an event of rooms that stands behind records.
+    NoCutBeforeRooms,
+    /// All who are connected are told of a record whose namespace someone follows.
+    HintEveryone,
+    /// A connection goes on when a newer one of its subscriber has begun.
+    OlderGoesOn,
+    /// A slot is freed while rows have its bit.
+    SlotFreedEarly,
+    /// An ack moves the cursor up to the head.
+    AckUpToHead,
+    /// A subscriber's ack is answered before it is durable.
+    RoomAckBeforeDurable,
+    /// The rooms of a deleted namespace stay.
+    KeepDeletedRooms,
+    /// That a dead letter was sent back is noted before it is.
+    RedriveNotedFirst,
+    /// Each try to send a dead letter back is made by another producer.
+    RedriveTwice,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 24] = [
+    pub const ALL: [Mutant; 41] = [
         Mutant::OffsetRowBeforeState,
         Mutant::StateBeforeOffsetRow,
         Mutant::HandOverEarly,
@@ -86,6 +120,23 @@ impl Mutant {
         Mutant::LetterNotedFirst,
         Mutant::LetterSentTwice,
         Mutant::KeepDeletedGroups,
+        Mutant::LapsedHolderActs,
+        Mutant::TokensBeginAnew,
+        Mutant::ReleaseBeforeDurable,
+        Mutant::LastInLineFirst,
+        Mutant::HeldBriefly,
+        Mutant::ExtensionNotKept,
+        Mutant::LookUnapplied,
+        Mutant::HintBeforeWrite,
+        Mutant::NoCutBeforeRooms,
+        Mutant::HintEveryone,
+        Mutant::OlderGoesOn,
+        Mutant::SlotFreedEarly,
+        Mutant::AckUpToHead,
+        Mutant::RoomAckBeforeDurable,
+        Mutant::KeepDeletedRooms,
+        Mutant::RedriveNotedFirst,
+        Mutant::RedriveTwice,
     ];
 
     /// Breaks this promise from now on, and keeps all others; with `None` all are kept.

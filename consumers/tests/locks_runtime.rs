@@ -109,6 +109,39 @@ async fn a_grant_is_durable_before_it_is_answered_and_its_tokens_only_grow() {
 }
 
 #[tokio::test]
+async fn an_owner_that_asks_again_without_waiting_is_not_refused_for_its_own_sake() {
+    let (_fixture, life, mut driver) = driven();
+    let name = lock("l");
+    let mut first = pin!(life.locks.ask(&name, "anna", ms(500), LONG));
+    let mut again = pin!(life.locks.ask(&name, "anna", ms(400), NOW));
+    soon(async || {
+        assert!(first.as_mut().now_or_never().is_none());
+        let other = life.locks.ask(&name, "ben", ms(500), NOW).now_or_never();
+        matches!(other, Some(Err(LocksError::Held { .. })))
+    })
+    .await;
+    assert!(again.as_mut().now_or_never().is_none());
+    assert!(driver.commit(0));
+    assert_eq!(first.await.unwrap().token, again.await.unwrap().token);
+}
+
+#[tokio::test]
+async fn an_extension_is_answered_as_it_is_once_it_is_durable() {
+    let (_fixture, life, mut driver) = driven();
+    let name = lock("l");
+    let mut asked = pin!(life.locks.ask(&name, "anna", ms(500), LONG));
+    soon(async || asked.as_mut().now_or_never().is_none() && driver.commit(0)).await;
+    let token = asked.await.unwrap().token;
+    // While the longer time becomes durable, its owner asks for a shorter one, and that is over.
+    let mut longer = pin!(life.locks.extend(&name, token, Some(LONG)));
+    assert!(longer.as_mut().now_or_never().is_none());
+    life.locks.extend(&name, token, Some(ms(100))).await.unwrap();
+    life.clock.advance_ms(100);
+    assert!(driver.commit(0));
+    assert!(matches!(longer.await, Err(LocksError::Lost)));
+}
+
+#[tokio::test]
 async fn who_is_gone_when_its_grant_is_durable_has_no_lock() {
     let (_fixture, life, mut driver) = driven();
     let name = lock("l");

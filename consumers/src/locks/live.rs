@@ -78,6 +78,7 @@ impl Partition {
         let state = &mut *self.state.lock();
         let now = self.around.clock.monotonic_nanos();
         for (name, rows::Kept { token, owner, ttl_ms }) in held {
+            let ttl_ms = if mutant!(HeldBriefly) { 1 } else { ttl_ms };
             let queue = Queue::held(now, token, owner, ttl_ms);
             state.deadlines.extend(queue.deadline().map(|due| (due, name.clone())));
             state.locks.insert(name, queue);
@@ -107,7 +108,8 @@ impl Partition {
     pub(super) fn act<T>(self: &Arc<Self>, name: &LockName, act: impl FnOnce(&mut Queue<Reply>, u64) -> T) -> T {
         let state = &mut *self.state.lock();
         let now = self.around.clock.monotonic_nanos();
-        self.change(state, name, now, |queue| act(queue, now))
+        let seen = if mutant!(LapsedHolderActs) { 0 } else { now };
+        self.change(state, name, seen, |queue| act(queue, now))
     }
 
     fn change<T>(
@@ -203,22 +205,28 @@ impl Partition {
         reply: Reply,
     ) {
         let Some(Holder { token, ttl_ms: durable, .. }) = queue.holder().cloned() else { return };
-        let longer = (ttl_ms > durable).then(|| self.queue(name, &LockEvent::Extended { token, ttl_ms })).transpose();
+        let is_longer = ttl_ms > durable && !mutant!(ExtensionNotKept);
+        let longer = is_longer.then(|| self.queue(name, &LockEvent::Extended { token, ttl_ms })).transpose();
         let commit = match longer {
             Ok(commit) => commit,
             Err(error) => return drop(reply.send(Err(error))),
         };
         queue.extend(now, ttl_ms);
-        let Some(held) = queue.holder().map(|holder| self.held(holder, now)) else { return };
-        let Some(commit) = commit else { return drop(reply.send(Ok(held))) };
+        let Some(commit) = commit else {
+            let held = queue.holder().map(|holder| self.held(holder, now));
+            return drop(held.map(|held| reply.send(Ok(held))));
+        };
         let (partition, name) = (Arc::clone(self), name.clone());
         tokio::spawn(async move {
-            let durable = commit.await;
-            if durable.is_ok() {
-                partition.act(&name, |queue, _| queue.extended(token, ttl_ms));
-            }
+            // The time may be over by now, or shorter, where its owner has asked for less meanwhile.
+            let answer = commit.await.map_err(LocksError::from).and_then(|_| {
+                partition.act(&name, |queue, now| {
+                    queue.extended(token, ttl_ms);
+                    queue.holds(token).map(|holder| partition.held(holder, now)).ok_or(LocksError::Lost)
+                })
+            });
             // Who has gone need not be told.
-            drop(reply.send(durable.map(|_| held).map_err(LocksError::from)));
+            drop(reply.send(answer));
         });
     }
 

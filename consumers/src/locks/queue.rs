@@ -141,6 +141,10 @@ impl<R> Queue<R> {
         match &self.holder {
             Some(holder) if holder.owner == waiter.owner => Asked::Holds(waiter),
             _ if self.waiters.len() >= MAX_LOCK_WAITERS => Asked::Full,
+            _ if mutant!(LastInLineFirst) => {
+                self.waiters.push_front(waiter);
+                Asked::Waits
+            }
             _ => {
                 self.waiters.push_back(waiter);
                 Asked::Waits
@@ -152,6 +156,12 @@ impl<R> Queue<R> {
     pub fn leave(&mut self, id: u64) -> Option<Waiter<R>> {
         let at = self.waiters.iter().position(|waiter| waiter.id == id)?;
         self.waiters.remove(at)
+    }
+
+    /// A waiter's time is over: it goes, if it is not granted the lock already, or about to hold it under its name.
+    pub fn give_up(&mut self, id: u64) -> Option<Waiter<R>> {
+        let owner = self.waiters.iter().find(|waiter| waiter.id == id).map(|waiter| &waiter.owner);
+        if self.granting.as_ref().map(|granting| &granting.owner) == owner { None } else { self.leave(id) }
     }
 
     /// What the log is to be told, if anything. Then [`Queue::grant`], [`Queue::refuse`] or [`Queue::release`] says
@@ -183,6 +193,7 @@ impl<R> Queue<R> {
     /// waits under its name, as they hold the lock now too.
     pub fn granted(&mut self, now: u64, token: Offset) -> Vec<Waiter<R>> {
         let Some(first) = self.granting.take() else { return Vec::new() };
+        let token = if mutant!(TokensBeginAnew) { first.id + 1 } else { token };
         let (owner, ttl_ms) = (Arc::clone(&first.owner), first.ttl_ms);
         let (same, others) = self.waiters.drain(..).partition(|waiter| waiter.owner == owner);
         self.waiters = others;

@@ -52,15 +52,29 @@ impl Locks {
     /// The locks of the ledger's log. Those that the log says are held are so for their whole time from now on.
     /// Within a Tokio runtime; ends with the ledger.
     pub fn new(ledger: Arc<Ledger>, clock: Arc<dyn Clock>) -> Locks {
+        let locks = Locks::prepare(ledger, clock);
+        tokio::spawn(run(Arc::downgrade(&locks.0)));
+        locks
+    }
+
+    /// The same, but the time of holders that is over is ended by [`Locks::tick`] only, and by what is asked.
+    pub fn driven(ledger: Arc<Ledger>, clock: Arc<dyn Clock>) -> Locks {
+        Locks::prepare(ledger, clock)
+    }
+
+    /// Ends the time of holders that is over.
+    pub fn tick(&self) {
+        self.0.tick();
+    }
+
+    fn prepare(ledger: Arc<Ledger>, clock: Arc<dyn Clock>) -> Locks {
         let around = Arc::new(Surroundings { ledger, clock, metrics: LockMetrics::new(), held: Arc::default() });
         let loading = |id| {
             let partition = Partition::new(id, Arc::clone(&around));
             Loading { partition: Arc::new(partition), loaded: OnceCell::new() }
         };
         let partitions = (0..around.ledger.log().partitions()).map(loading).collect();
-        let inner = Arc::new(Inner { around, partitions, asks: AtomicU64::new(0) });
-        tokio::spawn(run(Arc::downgrade(&inner)));
-        Locks(inner)
+        Locks(Arc::new(Inner { around, partitions, asks: AtomicU64::new(0) }))
     }
 
     /// Asks for a lock, to be held for `ttl` where nothing more is heard of the owner. Waits for it for so long, behind
@@ -68,7 +82,7 @@ impl Locks {
     /// again, and a new time. One who asks and goes away has no lock.
     ///
     /// # Errors
-    /// [`LocksError::Held`] where another holds it.
+    /// [`LocksError::Held`] where another holds it, [`LocksError::Lost`] where the time was over before it was durable.
     pub async fn ask(&self, name: &LockName, owner: &str, ttl: Duration, wait: Duration) -> Result<Held, LocksError> {
         let until = Instant::now() + wait;
         let partition = self.partition(name).await?;
@@ -84,7 +98,11 @@ impl Locks {
             }
         })?;
         let waiting = Waiting::new(&partition, name, id, &self.0.around.metrics);
-        let mut in_time = true;
+        // One that does not wait need not be told by a timer.
+        let mut in_time = !wait.is_zero();
+        if !in_time && let Some(refused) = waiting.give_up() {
+            return Err(refused);
+        }
         loop {
             tokio::select! {
                 biased;
@@ -126,7 +144,9 @@ impl Locks {
     pub async fn release(&self, name: &LockName, token: Offset) -> Result<(), LocksError> {
         let partition = self.partition(name).await?;
         let commit = partition.act(name, |queue, _| partition.release(name, queue, token))?;
-        commit.await?;
+        if !mutant!(ReleaseBeforeDurable) {
+            commit.await?;
+        }
         Ok(())
     }
 
@@ -147,6 +167,19 @@ impl Locks {
         let loading = &partitions[usize::from(name.partition(self.0.around.ledger.log().partitions()))];
         loading.load().await?;
         Ok(Arc::clone(&loading.partition))
+    }
+}
+
+impl Inner {
+    /// Ends the time of holders that is over. How many locks are held or waited for.
+    fn tick(&self) -> usize {
+        let mut live = 0;
+        for Loading { partition, .. } in &self.partitions {
+            partition.tick();
+            live += partition.live();
+        }
+        self.around.metrics.live.set(live as f64);
+        live
     }
 }
 
@@ -172,12 +205,7 @@ async fn run(locks: Weak<Inner>) {
     }
     drop(inner);
     while let Some(inner) = locks.upgrade() {
-        let mut live = 0;
-        for Loading { partition, .. } in &inner.partitions {
-            partition.tick();
-            live += partition.live();
-        }
-        inner.around.metrics.live.set(live as f64);
+        let live = inner.tick();
         drop(inner);
         let next = async {
             if live > 0 {
@@ -206,10 +234,10 @@ impl<'a> Waiting<'a> {
         Waiting { partition, name, id, metrics }
     }
 
-    /// Its wait is over: why it does not have the lock. Nothing, if it is granted the lock already.
+    /// Its wait is over: why it does not have the lock. Nothing, if it or its name is granted the lock already.
     fn give_up(&self) -> Option<LocksError> {
         self.partition.act(self.name, |queue, now| {
-            queue.leave(self.id)?;
+            queue.give_up(self.id)?;
             let (owner, until) = queue.occupant(now)?;
             Some(LocksError::Held { owner: owner.to_string(), expires_micros: self.partition.time_of(until, now) })
         })
