@@ -7,6 +7,7 @@ mod support;
 use std::collections::BTreeMap;
 
 use consumers::rooms::{Connection, Place, Room, RoomsError};
+use futures::FutureExt;
 use support::create;
 use support::rooms::{Site, next_now, read, room, seeds, subscriber};
 use tlog::Namespace;
@@ -403,4 +404,42 @@ async fn who_is_told_is_said_by_the_rooms_as_they_are_where_the_record_stands() 
     let part = next_now(&mut connection).unwrap().unwrap();
     assert_eq!(offsets(&read(&site.log, &mut connection, &part, 1).await), [0]);
     assert!(next_now(&mut connection).is_none());
+}
+
+#[tokio::test]
+async fn a_ledger_that_is_made_anew_forgets_no_place() {
+    let mut site = Site::new(1);
+    let name = subscriber("ann");
+    let home = name.partition(2);
+    let mut namespaces = Vec::new();
+    for number in 0..8 {
+        namespaces.push(create(&site.log, &format!("n{number}")).await);
+    }
+    let other = namespaces.into_iter().find(|namespace| namespace.id().partition(2) != home).unwrap();
+    site.drive(site.rooms.put(&name, vec![room(&other, "")])).await.unwrap();
+    site.publish(&other, &["a".to_owned(), String::new()]).await;
+    let acked = Place { namespace: other.id(), generation: other.generation(), next_offset: 2 };
+    site.drive(site.rooms.ack(&name, &[acked])).await.unwrap();
+
+    // It connects while only its own partition is applied, which does not know of its rooms.
+    site.restart(true);
+    let rooms = site.rooms.clone();
+    let mut connecting = Box::pin(rooms.connect(&name, &[]));
+    let mut connected = None;
+    for _ in 0..50_000 {
+        while site.ledger.step(home, 2_000).unwrap() {}
+        connected = connected.or_else(|| (&mut connecting).now_or_never());
+        if connected.is_some() {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let mut connection = match connected {
+        Some(connected) => connected.unwrap(),
+        None => site.drive(connecting).await.unwrap(),
+    };
+    site.apply();
+    assert!(next_now(&mut connection).is_none(), "what it has acked is for it again");
+    let cursors = site.drive(site.rooms.get(&name)).await.unwrap().cursors;
+    assert_eq!(cursors[0].next_offset, 2);
 }

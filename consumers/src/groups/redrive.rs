@@ -54,15 +54,31 @@ impl Groups {
             let letters = |frame: &SharedFrame| letters_in(frame, namespace, group, &progress);
             let letters: Vec<(&SharedFrame, Offset)> =
                 frames.iter().flat_map(|frame| letters(frame).into_iter().map(|offset| (&**frame, offset))).collect();
+            if mutant!(RedriveNotedFirst) {
+                self.note_back(&from, &redrive, &letters).await?;
+            }
             let sends = letters.iter().map(|(frame, offset)| send_back(&log, &from, namespace, frame, *offset));
             sent += try_join_all(sends).await?.into_iter().filter(|sent| *sent).count() as u64;
-            if !letters.is_empty() {
-                let acked = merged(letters.iter().map(|(_, offset)| *offset..offset + 1).collect());
-                let event = GroupEvent::Progressed(Progressed { acked, ..Progressed::default() });
-                self.change(&from, &redrive, |_| Ok(Some(event.clone()))).await?;
+            if !mutant!(RedriveNotedFirst) {
+                self.note_back(&from, &redrive, &letters).await?;
             }
         }
         Ok(sent)
+    }
+
+    /// Notes that letters were sent back.
+    async fn note_back(
+        &self,
+        from: &Namespace,
+        redrive: &GroupName,
+        letters: &[(&SharedFrame, Offset)],
+    ) -> Result<(), GroupsError> {
+        if letters.is_empty() {
+            return Ok(());
+        }
+        let acked = merged(letters.iter().map(|(_, offset)| *offset..offset + 1).collect());
+        let event = GroupEvent::Progressed(Progressed { acked, ..Progressed::default() });
+        self.change(from, redrive, |_| Ok(Some(event.clone()))).await
     }
 }
 
@@ -84,7 +100,8 @@ async fn send_back(
     offset: Offset,
 ) -> Result<bool, GroupsError> {
     let Some(letter) = record_in(frame, offset) else { return Ok(false) };
-    let name = format!("letter {offset} of {} {} sent back", from.id(), from.generation());
+    let try_of = if mutant!(RedriveTwice) { log.watermark(0).borrow().position } else { offset };
+    let name = format!("letter {try_of} of {} {} sent back", from.id(), from.generation());
     let producer = producer(&[name.as_bytes()]);
     if header(&letter, LEFT_OUT).is_none() {
         return append_once(log, to, draft(&letter)?, producer).await;

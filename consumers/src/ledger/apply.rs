@@ -99,6 +99,7 @@ impl Changes {
     /// Whether what was taken in must be written before these events.
     fn end_before(&self, events: &[ControlEvent]) -> bool {
         self.records
+            && !mutant!(NoCutBeforeRooms)
             && events.iter().any(|event| match event {
                 ControlEvent::Created { .. } => false,
                 ControlEvent::Deleted { .. } => true,

@@ -282,6 +282,9 @@ impl Rows {
         let frames = self.log.scan(partition, turn.offset.position).read_blocking(max_bytes)?;
         let mut rest = &frames[..];
         while !rest.is_empty() {
+            if mutant!(HintBeforeWrite) {
+                self.hub.tell(&self.db, rest)?;
+            }
             let applied = apply::apply(&self.db, [partition, self.log.partitions()], &turn.offset, rest)?;
             let (done, behind) = rest.split_at(applied.frames);
             rest = behind;
@@ -306,7 +309,7 @@ impl Rows {
         notices: &[Notice],
     ) -> Result<(), LedgerError> {
         self.hub.notice(notices);
-        let told = self.hub.tell(&self.db, frames);
+        let told = if mutant!(HintBeforeWrite) { Ok(()) } else { self.hub.tell(&self.db, frames) };
         self.partitions[usize::from(partition)].applied.send_replace(watermark);
         told
     }

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, StreamExt};
 use tlog::{AppendError, Namespace};
 use tokio::sync::OwnedMutexGuard;
 use wire::limits::{
@@ -176,11 +176,20 @@ impl Inner {
         };
         let mut ends = BTreeMap::new();
         let mut noting = stream::iter(events.into_iter().map(append)).buffer_unordered(EVENTS_AT_ONCE);
-        while let Some(noted) = noting.try_next().await? {
-            if let Some((partition, end)) = noted {
-                let known = ends.entry(partition).or_insert(end);
-                *known = end.max(*known);
+        // To the last, whatever fails: none may come into the log behind what is done to the subscriber next.
+        let mut failed = None;
+        while let Some(noted) = noting.next().await {
+            match noted {
+                Ok(Some((partition, end))) => {
+                    let known = ends.entry(partition).or_insert(end);
+                    *known = end.max(*known);
+                }
+                Ok(None) => {}
+                Err(error) => failed = failed.or(Some(error)),
             }
+        }
+        if let Some(error) = failed {
+            return Err(error);
         }
         for (partition, end) in ends {
             self.ledger.wait_applied(partition, end).await?;

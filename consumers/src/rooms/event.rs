@@ -36,11 +36,11 @@ const JOINED: u8 = 40;
 const LEFT: u8 = 41;
 
 /// A subscriber's small integer: its bit in the bitsets.
-pub(crate) type Slot = u32;
+pub type Slot = u32;
 
 /// Something that happened to rooms or subscribers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum RoomEvent {
+pub enum RoomEvent {
     /// The subscriber exists from here on.
     Created {
         /// Its name.
@@ -122,7 +122,7 @@ impl RoomEvent {
     ///
     /// # Errors
     /// Where it would not be read back.
-    pub(crate) fn encode(&self) -> Result<Vec<u8>, RoomEventError> {
+    pub fn encode(&self) -> Result<Vec<u8>, RoomEventError> {
         let mut bytes = Vec::new();
         match self {
             RoomEvent::Created { name, began_micros } => {
@@ -156,7 +156,7 @@ impl RoomEvent {
     ///
     /// # Errors
     /// Where the bytes are not one.
-    pub(crate) fn decode(bytes: &[u8]) -> Result<RoomEvent, RoomEventError> {
+    pub fn decode(bytes: &[u8]) -> Result<RoomEvent, RoomEventError> {
         if bytes.len() > MAX_EVENT_BYTES {
             return Err(RoomEventError::TooLarge { bytes: bytes.len() });
         }

@@ -41,9 +41,9 @@ pub use answers::{Cursor, Listed, Place, Room, Subscriber};
 pub(crate) use changes::{Changes, Stands};
 pub use connection::{Connection, Part};
 pub use error::RoomsError;
-pub use event::RoomEventError;
 #[cfg(feature = "fuzzing")]
 pub(crate) use event::event_again;
+pub use event::{RoomEvent, RoomEventError, Slot};
 pub(crate) use hub::{Hub, Notice};
 #[cfg(feature = "fuzzing")]
 pub(crate) use rows::row_again;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
+use futures::FutureExt;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tlog::{Clock, Log, Namespace, ReadError};
@@ -190,7 +191,12 @@ impl Rooms {
         if places.is_empty() {
             return Ok(());
         }
-        inner.note_home(name, RoomEvent::Acked { name: name.clone(), places: places.clone() }).await?;
+        let noted = inner.note_home(name, RoomEvent::Acked { name: name.clone(), places: places.clone() });
+        if mutant!(RoomAckBeforeDurable) {
+            drop(noted.now_or_never());
+        } else {
+            noted.await?;
+        }
         self.hub().acked(subscribed.slot, &places);
         Ok(())
     }
@@ -202,6 +208,9 @@ impl Rooms {
     pub async fn connect(&self, name: &SubscriberName, resume: &[Place]) -> Result<Connection, RoomsError> {
         self.ack(name, resume).await?;
         let inner = &self.0;
+        // Its rooms are of any partition: where it is in those that are not applied yet must not be forgotten, and
+        // what it is done with there is not for it again.
+        inner.all_applied().await?;
         let subscribed = inner.subscriber(name).await?.ok_or(RoomsError::SubscriberNotFound)?;
         let gone = inner.namespaces_gone(subscribed.slot)?;
         let (boot, time_micros) = (inner.boot, inner.clock.now_micros());
@@ -322,6 +331,7 @@ impl Inner {
             if place.next_offset > next_offset {
                 return Err(RoomsError::PastHead { namespace: namespace.name().clone(), next_offset });
             }
+            let place = if mutant!(AckUpToHead) { Place { next_offset, ..place } } else { place };
             let kept = Since::read(self.ledger.db(), &rows::acked(slot, place.namespace))?;
             if kept.map(|kept| (kept.generation, kept.offset)) < Some((place.generation, place.next_offset)) {
                 further.push(place);
