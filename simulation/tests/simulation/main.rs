@@ -6,9 +6,12 @@ mod damage;
 mod durable;
 mod folder;
 mod groups;
+mod ledger;
+mod locks;
 mod model;
 #[cfg(feature = "mutants")]
 mod mutants;
+mod rooms;
 #[cfg_attr(feature = "mutants", expect(dead_code, reason = "mutants run their seeds one by one"))]
 mod runner;
 mod stores;

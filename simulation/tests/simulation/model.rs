@@ -152,17 +152,19 @@ impl Model {
         Ok(())
     }
 
-    /// Takes in the frame of an event of a namespace's consumers.
+    /// Takes in the frame of an event of a namespace's consumers, or of what lives in the partition.
     pub fn accept_event(
         &mut self,
         partition: u16,
-        namespace: usize,
+        namespace: Option<usize>,
         event: Bytes,
         frame: &Frame,
     ) -> Result<(), String> {
-        let NamespaceModel { handle, next_offset, .. } = &self.namespaces[namespace];
-        let (id, generation, next_offset) = (handle.id(), handle.generation(), *next_offset);
         let state = &mut self.partitions[usize::from(partition)];
+        let (id, generation, next_offset) = match namespace.map(|at| &self.namespaces[at]) {
+            Some(NamespaceModel { handle, next_offset, .. }) => (handle.id(), handle.generation(), *next_offset),
+            None => (NamespaceId::CONTROL, 0, state.control_offset),
+        };
         state.follow(frame)?;
         state.follow_control(frame, &ControlEvent::Consumers { id, generation, next_offset, event })
     }

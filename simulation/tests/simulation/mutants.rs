@@ -24,12 +24,19 @@ fn first_finding() -> Option<(u64, String)> {
 fn every_mutant_is_found() {
     set_hook(Box::new(|_| {}));
     let mut alive = Vec::new();
-    let mut find = |mutant: String| match first_finding() {
-        Some((seed, finding)) => {
-            let finding: String = finding.chars().take(160).collect();
-            eprintln!("{mutant}: seed {seed}: {finding}");
+    // One of them, or all.
+    let only = std::env::var("TLOG_SIM_MUTANT").ok();
+    let mut find = |mutant: String| {
+        if only.as_ref().is_some_and(|only| *only != mutant) {
+            return;
         }
-        None => alive.push(mutant),
+        match first_finding() {
+            Some((seed, finding)) => {
+                let finding: String = finding.chars().take(160).collect();
+                eprintln!("{mutant}: seed {seed}: {finding}");
+            }
+            None => alive.push(mutant),
+        }
     };
     for mutant in OfLog::ALL {
         OfLog::activate(Some(mutant));

@@ -11,7 +11,7 @@ use std::time::Instant;
 use tlog::storage::simulated::{Fault, FaultCounts};
 
 use crate::damage;
-use crate::groups::GroupsCounts;
+use crate::ledger::LedgerCounts;
 use crate::stores::StoresCounts;
 use crate::world::{End, Outcome, World};
 
@@ -22,7 +22,7 @@ pub fn run(seed: u64) -> Outcome {
     for _ in 0..20 + world.rng.below(60) {
         world.step();
     }
-    world.finish_groups();
+    world.finish_ledger();
     world.finish_stores();
     damage::rounds(&mut world);
     world.outcome()
@@ -59,7 +59,7 @@ struct Totals {
     restarts: u64,
     faults: FaultCounts,
     stores: StoresCounts,
-    groups: GroupsCounts,
+    ledger: LedgerCounts,
 }
 
 impl Totals {
@@ -69,18 +69,18 @@ impl Totals {
         self.restarts += outcome.restarts;
         self.faults.add_all(&outcome.counts);
         self.stores += outcome.stores;
-        self.groups += outcome.groups;
+        self.ledger += outcome.ledger;
     }
 }
 
 impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Totals { seeds, records, restarts, faults, stores, groups } = self;
+        let Totals { seeds, records, restarts, faults, stores, ledger } = self;
         let cuts = faults.of(Fault::PowerCut);
         writeln!(f, "total: {seeds} seeds, {records} records, {restarts} restarts, {cuts} power cuts")?;
         writeln!(f, "faults: {faults}")?;
         writeln!(f, "stores: {stores}")?;
-        write!(f, "groups: {groups}")
+        write!(f, "ledger: {ledger}")
     }
 }
 

@@ -18,10 +18,10 @@ impl World {
         let found = self.calm(|world| world.scan(partition, world.model.partitions[at].end));
         let mut found = found.into_iter().peekable();
         while let Some(answered) = self.answered[at].pop_front() {
-            self.take_groups_frames(partition, &mut found);
+            self.take_ledger_frames(partition, &mut found);
             self.judge_answer(partition, &answered, &mut found);
         }
-        self.take_groups_frames(partition, &mut found);
+        self.take_ledger_frames(partition, &mut found);
         if restarted {
             self.failed[at] = false;
             for request in std::mem::take(&mut self.doubtful[at]) {
@@ -31,7 +31,7 @@ impl World {
                 if let (Verdict::Store, Some(frame)) = (self.model.judge(&request), found.peek()) {
                     self.accept(partition, &request, &frame.clone());
                     found.next();
-                    self.take_groups_frames(partition, &mut found);
+                    self.take_ledger_frames(partition, &mut found);
                 }
             }
             if let Some(frame) = found.next() {
@@ -72,8 +72,8 @@ impl World {
             };
             self.model.created(handle);
         }
-        if let (Request::Delete { namespace }, Some(groups)) = (request, &mut self.groups) {
-            groups.model.namespace_deleted(partition, frame.end(), *namespace);
+        if let (Request::Delete { namespace }, Some(ledger)) = (request, &mut self.ledger) {
+            ledger.namespace_deleted(partition, frame.end(), *namespace);
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tlog::storage::simulated::Rng;
 use wire::{Draft, DraftBuilder, Kind, NamespaceConfig, NamespaceName, NewRecord, Producer, ProducerId};
 
-use crate::groups::DEAD;
+use crate::ledger::DEAD;
 use crate::model::{Item, Model, NamespaceModel, Request};
 
 /// Namespaces that may be alive at once.

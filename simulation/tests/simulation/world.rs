@@ -15,7 +15,7 @@ use tokio::runtime::Runtime;
 use wire::Chain;
 
 use crate::folder::{Fate, Folder};
-use crate::groups::{GroupsCounts, SimGroups};
+use crate::ledger::{LedgerCounts, SimLedger};
 use crate::model::{Model, Request};
 use crate::stores::{SimStores, StoresCounts};
 use crate::workload;
@@ -99,7 +99,7 @@ pub struct Outcome {
     pub records: u64,
     pub restarts: u64,
     pub stores: StoresCounts,
-    pub groups: GroupsCounts,
+    pub ledger: LedgerCounts,
 }
 
 pub struct World {
@@ -111,7 +111,7 @@ pub struct World {
     pub rows: Folder,
     /// In a run that has them.
     pub stores: Option<SimStores>,
-    pub groups: Option<SimGroups>,
+    pub ledger: Option<SimLedger>,
     pub counts: FaultCounts,
     runtime: Runtime,
     pub process: Option<Process>,
@@ -176,7 +176,7 @@ impl World {
             storage: Simulated::new(rng.number()),
             rows: Folder::new(dir.join("rows")),
             stores: rng.chance(1, 2).then(|| SimStores::new(&dir)),
-            groups: seed.is_multiple_of(3).then(|| SimGroups::new(&dir, seed)),
+            ledger: seed.is_multiple_of(3).then(|| SimLedger::new(&dir, seed)),
             dir,
             model: Model::new(options.partitions),
             options,
@@ -208,8 +208,8 @@ impl World {
         let records = self.model.partitions.iter().map(|partition| partition.records).sum();
         let trace = self.trace.after(&self.storage.trace().0);
         let stores = self.stores.as_ref().map(|stores| stores.counts).unwrap_or_default();
-        let groups = self.groups.as_ref().map(|groups| groups.counts).unwrap_or_default();
-        Outcome { trace, counts, records, restarts: self.restarts, stores, groups }
+        let ledger = self.ledger.as_ref().map(|ledger| ledger.counts).unwrap_or_default();
+        Outcome { trace, counts, records, restarts: self.restarts, stores, ledger }
     }
 
     pub fn partitions(&self) -> std::ops::Range<u16> {
@@ -238,10 +238,10 @@ impl World {
         } else {
             self.step_log();
         }
-        self.step_groups();
+        self.step_ledger();
         let has_ended = self.storage.stopped()
             || self.stores.as_ref().is_some_and(SimStores::has_ended)
-            || self.groups.as_ref().is_some_and(SimGroups::has_ended);
+            || self.ledger.as_ref().is_some_and(SimLedger::has_ended);
         if has_ended || (self.failed.contains(&true) && self.rng.chance(1, 3)) {
             let end = if self.rng.chance(1, 2) { End::Killed } else { End::PowerCut };
             self.restart(end);
@@ -340,8 +340,8 @@ impl World {
         let before = self.excuses();
         let process = self.process.as_mut().unwrap();
         process.driver.commit(partition);
-        if self.groups.is_some() && process.log.failure(partition).is_some() {
-            // It may have been what groups wrote.
+        if self.ledger.is_some() && process.log.failure(partition).is_some() {
+            // It may have been what users of the ledger wrote.
             self.failed[at] = true;
         }
         let asked = std::mem::take(&mut process.asked[at]);
@@ -359,7 +359,7 @@ impl World {
         }
         if !self.storage.stopped() {
             self.verify(partition, false);
-            self.pump_groups();
+            self.pump_ledger();
         }
     }
 
@@ -464,8 +464,8 @@ impl World {
         if let Some(stores) = &mut self.stores {
             stores.end(end, &mut self.rng);
         }
-        if let Some(groups) = &mut self.groups {
-            groups.end(end);
+        if let Some(ledger) = &mut self.ledger {
+            ledger.end(end);
         }
         self.process = None;
         let fate = if end == End::Closed { Fate::Kept } else { self.rows.crash(&mut self.rng) };
@@ -491,7 +491,7 @@ impl World {
         }
         self.note("open");
         self.calm(World::verify_all);
-        self.open_stores() && self.open_groups()
+        self.open_stores() && self.open_ledger()
     }
 
     pub fn open_on(&self, storage: &Simulated, dir: &Path) -> Result<(Log, Driver), OpenError> {

@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use consumers::groups::{Dead, GroupConfig, GroupEvent, Progressed, Start};
 use roaring::RoaringTreemap;
-use wire::ProducerId;
+use tlog::Namespace;
+use wire::{NamespaceName, ProducerId};
 
+use crate::ledger::Place;
 use crate::model::Model;
-use crate::stores::offset_row;
 
 /// A group: its namespace's place in [`Model::namespaces`], and its name.
 pub type Id = (usize, String);
@@ -92,6 +93,17 @@ pub struct Letter {
     pub dead: Dead,
 }
 
+/// How a letter goes back.
+#[derive(Debug, Clone)]
+pub struct WayBack {
+    pub letter: Letter,
+    /// Where the letter is.
+    from: (usize, u64),
+}
+
+/// The group of a namespace for dead letters that says which of them were sent back.
+const REDRIVE: &str = "redrive";
+
 /// Something in a partition's log that concerns groups.
 #[derive(Debug, Clone)]
 enum Event {
@@ -113,21 +125,24 @@ pub struct GroupsModel {
     pub letters: BTreeMap<ProducerId, Letter>,
     /// Letters, and the namespaces in which they are.
     pub stored: BTreeSet<(ProducerId, usize)>,
-    pub taken: u64,
+    /// By the producer that is to send it back.
+    pub ways_back: BTreeMap<ProducerId, WayBack>,
+    /// Those that were, and the namespaces in which they are again.
+    pub back: BTreeSet<(ProducerId, usize)>,
 }
 
 impl GroupsModel {
     /// Takes in an event, once it is sure that it may be.
     pub fn take(
         &mut self,
-        partition: u16,
-        end: u64,
+        Place { partition, end, next_offset }: Place,
         id: &Id,
         event: GroupEvent,
-        next_offset: u64,
-        handle: &tlog::Namespace,
+        handle: &Namespace,
     ) -> Result<(), String> {
-        self.judge(id, &event, next_offset).map_err(|reason| format!("{reason}: {event:?} of {id:?}"))?;
+        let is_redrive = id.1 == REDRIVE;
+        if is_redrive { self.judge_redrive(id, &event, handle) } else { self.judge(id, &event, next_offset) }
+            .map_err(|reason| format!("{reason}: {event:?} of {id:?}"))?;
         let before = self.now.get(id).map_or(0, |group| group.letters_made);
         let anew = matches!(&event, GroupEvent::Deleted | GroupEvent::Moved { .. }) || !self.now.contains_key(id);
         if anew {
@@ -146,7 +161,6 @@ impl GroupsModel {
                 }
             }
         }
-        self.taken += 1;
         self.events.entry(partition).or_default().push((end, Event::OfGroup(id.clone(), event)));
         Ok(())
     }
@@ -220,6 +234,41 @@ impl GroupsModel {
         }
     }
 
+    /// A letter is in a namespace for such, at an offset.
+    pub fn may_come_back(&mut self, at: usize, handle: &Namespace, offset: u64, letter: &Letter) {
+        let way = WayBack { letter: letter.clone(), from: (at, offset) };
+        self.ways_back.insert(sent_back_by(handle, offset), way);
+    }
+
+    /// The letters of a group of this name, of any namespace of this name, in a namespace for such.
+    pub fn letters_in(&self, from: usize, name: &NamespaceName, id: &Id, model: &Model) -> Vec<ProducerId> {
+        let is_its = |way: &WayBack| {
+            let (namespace, group) = &way.letter.group;
+            way.from.0 == from && *group == id.1 && model.namespaces[*namespace].handle.name() == name
+        };
+        self.ways_back.iter().filter(|(_, way)| is_its(way)).map(|(producer, _)| *producer).collect()
+    }
+
+    /// Whether a letter was sent back.
+    pub fn is_back(&self, producer: &ProducerId) -> bool {
+        self.back.range((*producer, 0)..=(*producer, usize::MAX)).next().is_some()
+    }
+
+    /// That a letter was sent back is said once it was.
+    fn judge_redrive(&self, id: &Id, event: &GroupEvent, handle: &Namespace) -> Result<(), String> {
+        let (GroupEvent::Progressed(progressed), Some(_)) = (event, self.now.get(id)) else {
+            let begins = matches!(event, GroupEvent::Configured { floor: 0, .. }) && !self.now.contains_key(id);
+            return if begins { Ok(()) } else { Err("nobody asked for it".to_owned()) };
+        };
+        if !progressed.dead.is_empty() || !progressed.failed.is_empty() {
+            return Err("a letter failed".to_owned());
+        }
+        match progressed.acked.iter().cloned().flatten().find(|at| !self.is_back(&sent_back_by(handle, *at))) {
+            Some(offset) => Err(format!("{offset} is said to be back")),
+            None => Ok(()),
+        }
+    }
+
     pub fn namespace_deleted(&mut self, partition: u16, end: u64, namespace: usize) {
         self.events.entry(partition).or_default().push((end, Event::Deleted(namespace)));
         let ended: Vec<Id> = self.now.keys().filter(|id| id.0 == namespace).cloned().collect();
@@ -229,8 +278,8 @@ impl GroupsModel {
         }
     }
 
-    /// All rows that the ledger must have, by key, where its offset rows are at these positions.
-    pub fn rows(&self, model: &Model, seen: &BTreeMap<u16, u64>) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    /// All rows of groups, where the ledger's offset rows are at these positions.
+    pub fn rows(&self, model: &Model, seen: &BTreeMap<u16, u64>, rows: &mut BTreeMap<Vec<u8>, Vec<u8>>) {
         let mut groups = BTreeMap::new();
         for (partition, events) in &self.events {
             let end = seen.get(partition).copied().unwrap_or(0);
@@ -240,12 +289,6 @@ impl GroupsModel {
                     Event::Deleted(namespace) => groups.retain(|id: &Id, _| id.0 != *namespace),
                 }
             }
-        }
-        let mut rows = BTreeMap::new();
-        rows.insert(b"m".to_vec(), [[1, 0], (model.partitions.len() as u16).to_le_bytes()].concat());
-        for (partition, position) in seen {
-            let key = [&[b'p', 2, 0][..], &partition.to_be_bytes()].concat();
-            rows.insert(key, offset_row(&model.partitions[usize::from(*partition)], *position));
         }
         for ((namespace, name), group) in groups {
             let handle = &model.namespaces[namespace].handle;
@@ -267,8 +310,15 @@ impl GroupsModel {
                 rows.insert(key, row);
             }
         }
-        rows
     }
+}
+
+/// Who sends the letter of an offset back.
+fn sent_back_by(from: &Namespace, offset: u64) -> ProducerId {
+    let text = format!("letter {offset} of {} {} sent back", from.id(), from.generation());
+    let mut producer = [0; 16];
+    producer.copy_from_slice(&blake3::hash(text.as_bytes()).as_bytes()[..16]);
+    ProducerId(producer)
 }
 
 fn apply(groups: &mut BTreeMap<Id, GroupModel>, id: &Id, event: &GroupEvent) {

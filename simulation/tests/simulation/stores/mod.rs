@@ -3,7 +3,7 @@
 //!
 //! A consumer's place in a run is in four calls: [`World::open_stores`] when the log is open,
 //! [`World::step_stores`], [`SimStores::end`] when the process ends, and [`World::finish_stores`]. One that
-//! also writes to the log says which frames are its own, and takes them in: see `groups/frames.rs`.
+//! also writes to the log says which frames are its own, and takes them in: see `ledger/frames.rs`.
 
 mod model;
 mod reads;
