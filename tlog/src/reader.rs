@@ -154,7 +154,7 @@ fn read_frames(
     let mut frames = Vec::with_capacity(entries.len());
     let mut rest = entries;
     // What lies apart is asked for at once, so that the disk has all of it to do and not one after the other.
-    let mut ahead = next_run(entries).2;
+    let mut ahead = if entries.is_empty() { entries } else { next_run(entries).2 };
     while !ahead.is_empty() {
         let (_, span, later) = next_run(ahead);
         file.file.will_read(file.place(file.base + u64::from(span.start)), u64::from(span.end - span.start));
