@@ -60,7 +60,7 @@ impl<'a> Live<'a> {
             let end = *self.watermark.borrow_and_update();
             self.metrics.lag(end.records.saturating_sub(self.partition.applied.borrow().records));
             match self.step(self.ring.batch_bytes()) {
-                Ok(Some(records)) => self.gather(records),
+                Ok(Some(records)) => self.gather(records, end),
                 Ok(None) => match self.ring.wait(self.watermark.changed()) {
                     Some(Ok(())) => {}
                     Some(Err(_)) | None => return Ok(()),
@@ -86,10 +86,12 @@ impl<'a> Live<'a> {
         Ok(Some(records))
     }
 
-    /// Lets more records gather after a batch of few, unless a read waits for what comes, or until one does:
-    /// applying each commit by itself takes several times the CPU, of those who publish.
-    fn gather(&self, applied: u64) {
-        if applied < FEW_RECORDS && self.partition.applied.receiver_count() == 0 {
+    /// Lets more records gather after a batch of few that was all there was at its begin, unless a read waits for
+    /// what comes, or until one does: applying each commit by itself takes several times the CPU, of those who
+    /// publish.
+    fn gather(&self, applied: u64, end: Watermark) {
+        let was_all = self.partition.applied.borrow().position >= end.position;
+        if was_all && applied < FEW_RECORDS && self.partition.applied.receiver_count() == 0 {
             // Whoever begins to wait unparks it, and whoever ends it.
             thread::park_timeout(GATHER);
         }

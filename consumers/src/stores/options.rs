@@ -38,11 +38,6 @@ const FILE_BYTES: u64 = 64 << 20;
 /// cost less of the processor; a lookup asks so many filters more.
 const LEVEL_0_FILES: i32 = 8;
 
-/// Files in level 0 from which on writes are slowed down, and are stopped. A burst of four gigabytes is taken as it
-/// comes and merged when it is over: RocksDB slows down to 16 MiB/s, and the stores would fall far behind.
-const LEVEL_0_SLOWS: i32 = 40;
-const LEVEL_0_STOPS: i32 = 60;
-
 /// Level 1, bytes: about the memtables that are merged into it at once.
 const LEVEL_1_BYTES: u64 = 512 << 20;
 
@@ -78,8 +73,6 @@ pub(crate) fn options(open_tables: usize) -> Result<Options, Error> {
     options.set_max_background_jobs(BACKGROUND_JOBS);
     options.set_target_file_size_base(FILE_BYTES);
     options.set_level_zero_file_num_compaction_trigger(LEVEL_0_FILES);
-    options.set_level_zero_slowdown_writes_trigger(LEVEL_0_SLOWS);
-    options.set_level_zero_stop_writes_trigger(LEVEL_0_STOPS);
     options.set_max_bytes_for_level_base(LEVEL_1_BYTES);
     options.set_compression_per_level(&COMPRESSION);
     options.set_bytes_per_sync(BYTES_PER_SYNC);
