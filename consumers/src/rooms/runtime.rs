@@ -256,7 +256,6 @@ impl Rooms {
     }
 }
 
-/// Rooms by namespace, each once.
 impl Inner {
     pub(super) fn ledger(&self) -> &Arc<Ledger> {
         &self.ledger
