@@ -14,7 +14,7 @@ use wire::limits::{MAX_FRAME_BYTES, SHARDS};
 use wire::loss::{Known, MIN_LOSS_BYTES};
 use wire::{Generation, Loss, NamespaceConfig, NamespaceId, NamespaceName, Offset, Position, Shard};
 
-use super::ledger::Gap;
+use super::ledger::{Gap, most_records};
 use super::survey::{Hole, Stood, Survey};
 use crate::control::ControlEvent;
 use crate::error::ReadError;
@@ -139,10 +139,15 @@ impl Plan<'_> {
                 ledger.lose(gap.namespace);
                 continue;
             }
-            if let (Some(left), Some(to)) = (ledger.left.get_mut(&gap.namespace), gap.to) {
+            let (id, to) = (gap.namespace, gap.to);
+            if gap.created {
+                ledger.find(gap)
+            } else {
+                ledger.gaps.push(gap)
+            }
+            if let (Some(left), Some(to)) = (ledger.left.get_mut(&id), to) {
                 (left.head.next_offset, left.holes) = (to, known);
             }
-            ledger.gaps.push(gap);
         }
         Ok(())
     }
@@ -168,6 +173,10 @@ impl Plan<'_> {
                     {
                         let missing = Gap { created: true, ..gap(id, Head::empty(FIRST_GENERATION), None, 0..count) };
                         ledger.find(missing);
+                        // This gap has all of it, also what stood in later frames.
+                        if let Some(left) = ledger.left.get_mut(&id) {
+                            left.holes = count;
+                        }
                     }
                     _ => {}
                 }
@@ -178,11 +187,20 @@ impl Plan<'_> {
     /// Room that is left in a hole.
     fn room(&self, hole: usize) -> u64 {
         let Hole { from, to, .. } = &self.survey.holes[hole];
-        let control = self.shares[hole].iter().any(|share| share.namespace == NamespaceId::CONTROL);
         let events: usize = self.events[hole].iter().map(|event| 4 + event.len()).sum();
-        let alone = if control || self.events[hole].is_empty() { 0 } else { MIN_LOSS_BYTES };
+        let alone = if self.loses_control(hole) || self.events[hole].is_empty() { 0 } else { MIN_LOSS_BYTES };
         let taken: usize = self.shares[hole].iter().map(|share| share.known.loss_bytes()).sum();
         (to - from).saturating_sub((taken + events + alone) as u64)
+    }
+
+    fn loses_control(&self, hole: usize) -> bool {
+        self.shares[hole].iter().any(|share| share.namespace == NamespaceId::CONTROL)
+    }
+
+    /// Bytes that one more event takes in a hole: the first one needs a loss around it.
+    fn event_bytes(&self, hole: usize, event: &Bytes) -> u64 {
+        let is_first = !self.loses_control(hole) && self.events[hole].is_empty();
+        (4 + event.len() + if is_first { MIN_LOSS_BYTES } else { 0 }) as u64
     }
 
     fn roomiest(&self, holes: impl Iterator<Item = usize>) -> Option<usize> {
@@ -200,8 +218,7 @@ impl Plan<'_> {
             return Ok(gap.holes.start);
         };
         let value = Bytes::from(event.encode_shortest());
-        let need = (4 + value.len() + MIN_LOSS_BYTES) as u64;
-        let said = |hole: &usize| self.control[*hole] && self.room(*hole) >= need;
+        let said = |hole: &usize| self.control[*hole] && self.room(*hole) >= self.event_bytes(*hole, &value);
         let hole = gap.holes.clone().find(said).or_else(|| self.roomiest(gap.holes.clone()));
         let Some(hole) = hole else { return Ok(gap.holes.start) };
         // A name may be given again, so what was deleted comes before what was created.
@@ -292,7 +309,12 @@ impl Plan<'_> {
                 parts.push((hole, from, to));
             }
         };
-        let of_this = |stood: &&Stood| stood.namespace == gap.namespace && stood.next_offset > gap.before.next_offset;
+        // No more can be missing than the holes have room for: what a damaged header says beyond that is damage.
+        let room = |hole: &Hole| most_records(hole.to - hole.from);
+        let most = gap.before.next_offset.saturating_add(self.survey.holes[gap.holes.clone()].iter().map(room).sum());
+        let of_this = |stood: &&Stood| {
+            stood.namespace == gap.namespace && stood.next_offset > gap.before.next_offset && stood.next_offset <= most
+        };
         // Holes where it is known to have stood: from which offset to which, at most.
         let marks: Vec<(usize, Offset, Offset)> = holes
             .clone()
@@ -303,9 +325,9 @@ impl Plan<'_> {
                     (None, None) => &hole.hints,
                     (None, Some(_)) => return None,
                 };
-                let mut of_this = stood.iter().filter(of_this);
-                let first = of_this.next()?;
-                Some((at, first.base_offset, of_this.next_back().unwrap_or(first).next_offset))
+                let first = stood.iter().find(of_this)?.base_offset;
+                let to = stood.iter().filter(of_this).map(|stood| stood.next_offset).max()?;
+                Some((at, first, to))
             })
             .collect();
         let open = |at: &usize| self.survey.holes[*at].stood.is_none();

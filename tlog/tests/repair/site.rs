@@ -147,6 +147,18 @@ impl Site {
         hit.map(|frame| (partition, frame.position())).collect()
     }
 
+    /// The frames that are not what they were.
+    pub fn changed(&self) -> Destroyed {
+        let all = (0u16..)
+            .zip(&self.frames)
+            .flat_map(|(partition, frames)| frames.iter().map(move |frame| (partition, frame)));
+        let changed = all.filter(|(partition, frame)| {
+            let (path, place) = self.place(*partition, frame.position());
+            !std::fs::read(path).unwrap()[place as usize..].starts_with(frame.bytes())
+        });
+        changed.map(|(partition, frame)| (partition, frame.position())).collect()
+    }
+
     /// Namespaces of which no frame is destroyed.
     fn is_untouched(&self, written: &Written, destroyed: &Destroyed) -> bool {
         let partition = written.id.partition(2);
