@@ -40,6 +40,17 @@ impl ServerConfig {
     }
 }
 
+/// Most partitions that a new folder gets where nobody says how many.
+const MOST_PARTITIONS: usize = 16;
+
+/// How many partitions serve a machine of so many cores well: half of them, rounded up to a power of two.
+///
+/// Each has a thread that sequences and syncs, and what it commits at once shares that cost. More of them than cores that
+/// can serve them commit less at once, and gain nothing by it.
+pub fn partitions_for(cores: usize) -> u16 {
+    cores.div_ceil(2).next_power_of_two().clamp(1, MOST_PARTITIONS) as u16
+}
+
 /// How long the server waits for what.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
@@ -117,4 +128,17 @@ pub enum ServeError {
     /// A task of the server failed.
     #[error("a task failed: {0}")]
     Task(#[from] tokio::task::JoinError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_half_as_many_partitions_as_cores() {
+        let of = [0, 1, 2, 3, 4, 6, 8, 12, 16, 31, 32, 192].map(|cores| (cores, partitions_for(cores)));
+        let due =
+            [(0, 1), (1, 1), (2, 1), (3, 2), (4, 2), (6, 4), (8, 4), (12, 8), (16, 8), (31, 16), (32, 16), (192, 16)];
+        assert_eq!(of, due);
+    }
 }

@@ -20,5 +20,5 @@ mod state;
 mod telemetry;
 
 pub use clock::SystemClock;
-pub use config::{ServeError, ServerConfig, Timeouts};
+pub use config::{ServeError, ServerConfig, Timeouts, partitions_for};
 pub use server::{Server, serve};

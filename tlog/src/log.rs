@@ -333,7 +333,7 @@ impl Inner {
         let moved = self.partition_of(namespace).shared.recent.read().head(namespace.id()).cloned();
         let head = match moved {
             Some(head) => Some(head),
-            None => self.rows.head(namespace.id())?,
+            None => self.rows.head(namespace.id())?.map(|head| head.seen()),
         };
         match head {
             Some(head) if head.generation == namespace.generation() => Ok(head),

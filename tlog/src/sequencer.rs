@@ -89,6 +89,10 @@ impl Sequencer {
         while queue.take(&mut requests) {
             self.process(requests.drain(..));
         }
+        // Of a partition that failed the state holds what is not durable.
+        if self.shared.failure().is_none() {
+            self.write_rows();
+        }
     }
 
     /// Serves what waits in the queue right now, if anything does.
@@ -255,7 +259,7 @@ impl Sequencer {
         if let (Some(first), None) = (frames.first(), self.shared.failure()) {
             let watermark = Watermark { position: first.position() + bytes, records: self.state.records() };
             if mutant!(ShowBeforeSync) {
-                self.shared.publish(&frames, self.state.changed_heads(), watermark);
+                self.shared.publish(&frames, self.state.moved_heads(), watermark);
             }
             if mutant!(RowsBeforeSync) {
                 self.write_rows();
@@ -263,9 +267,11 @@ impl Sequencer {
             match self.journal.append(first.position(), &frames) {
                 Ok(()) => {
                     if !mutant!(ShowBeforeSync) {
-                        self.shared.publish(&frames, self.state.changed_heads(), watermark);
+                        self.shared.publish(&frames, self.state.moved_heads(), watermark);
                     }
-                    self.write_rows();
+                    if self.state.has_new_names() {
+                        self.write_rows();
+                    }
                 }
                 Err(reason) => {
                     error!(partition = self.shared.id, %reason, "a write failed, the partition takes no more");
@@ -276,6 +282,9 @@ impl Sequencer {
         match self.shared.failure() {
             None => answers.into_iter().for_each(Answer::send),
             Some(reason) => answers.into_iter().for_each(|answer| answer.failed(reason).send()),
+        }
+        if self.state.has_gathered() && self.shared.failure().is_none() {
+            self.write_rows();
         }
     }
 

@@ -2,8 +2,8 @@
 //!
 //! State is a pure function of the frames before it, and [`State::apply`] is that function. The
 //! sequencer applies the frames that it places, recovery those that it finds; nothing else changes
-//! state. Changes gather in memory and go to the rows as one batch, with the position that they
-//! stand for.
+//! state. Changes gather in memory over several commits and go to the rows as one batch, with the
+//! position that they stand for: a head that moves often is written once for many frames.
 
 use std::sync::Arc;
 
@@ -21,6 +21,10 @@ use crate::rows::{PartitionRow, RowBatch, Rows};
 
 /// First generation of a namespace id. No slot is given out again yet: nothing trims records.
 pub(crate) const FIRST_GENERATION: u32 = 1;
+
+/// How many frames may be applied before their changes go to the rows. It bounds what gathers in memory:
+/// 2 KiB a head.
+const GATHERED_FRAMES: usize = 1024;
 
 /// Producers per partition that are kept in memory.
 const CACHED_PRODUCERS: usize = 4096;
@@ -44,6 +48,8 @@ pub(crate) struct State {
     heads: Cache<NamespaceId, Head, HeadWeight>,
     producers: Cache<(NamespaceId, ProducerId), ProducerState>,
     changes: Changes,
+    /// Namespaces whose heads have moved since they were last shown.
+    moved: Vec<NamespaceId>,
 }
 
 /// What the rows do not yet have. `None` stands for what is deleted.
@@ -53,6 +59,8 @@ struct Changes {
     producers: FxHashMap<(NamespaceId, ProducerId), ProducerState>,
     names: FxHashMap<NamespaceName, Option<Namespace>>,
     deleted: Vec<Namespace>,
+    /// How many frames have made them.
+    frames: usize,
 }
 
 /// Why a frame can't be applied.
@@ -84,6 +92,7 @@ impl State {
             heads: Cache::with_weighter(estimated_heads, head_cache_bytes as u64, HeadWeight),
             producers: Cache::new(CACHED_PRODUCERS),
             changes: Changes::default(),
+            moved: Vec::new(),
         })
     }
 
@@ -181,6 +190,8 @@ impl State {
         if let Some(producer) = frame.producer() {
             self.apply_producer(namespace, &producer, frame)?;
         }
+        self.move_head(namespace);
+        self.changes.frames += 1;
         self.row.applied = frame.end();
         self.row.records += u64::from(frame.record_count());
         self.row.last_time = frame.time_micros();
@@ -196,6 +207,7 @@ impl State {
                 }
                 self.row.next_slot = self.row.next_slot.max(id.get() / u32::from(self.partitions) + 1);
                 self.changes.heads.insert(id, Some(Head::empty(generation)));
+                self.move_head(id);
                 let namespace = Namespace::new(id, generation, name.clone(), config);
                 self.changes.names.insert(name, Some(namespace));
             }
@@ -240,9 +252,28 @@ impl State {
         Ok(())
     }
 
-    /// The heads that have changed and are not yet in the rows.
-    pub(crate) fn changed_heads(&self) -> impl Iterator<Item = (NamespaceId, Head)> {
-        self.changes.heads.iter().filter_map(|(namespace, head)| Some((*namespace, head.as_ref()?.seen())))
+    fn move_head(&mut self, namespace: NamespaceId) {
+        // Frames that stand together are often of one namespace.
+        if self.moved.last() != Some(&namespace) {
+            self.moved.push(namespace);
+        }
+    }
+
+    /// The heads that have moved since the last call, as readers see them.
+    pub(crate) fn moved_heads(&mut self) -> impl Iterator<Item = (NamespaceId, Head)> {
+        let heads = &self.changes.heads;
+        self.moved.drain(..).filter_map(|namespace| Some((namespace, heads.get(&namespace)?.as_ref()?.seen())))
+    }
+
+    /// Whether a namespace was created or deleted that the rows do not say so of. Readers learn it from
+    /// nowhere else.
+    pub(crate) fn has_new_names(&self) -> bool {
+        !self.changes.names.is_empty()
+    }
+
+    /// Whether so much has gathered that it must be written.
+    pub(crate) fn has_gathered(&self) -> bool {
+        self.changes.frames >= GATHERED_FRAMES
     }
 
     /// Writes what has changed to the rows, as one batch with the position that it stands for.
@@ -256,11 +287,11 @@ impl State {
         for namespace in self.changes.names.values().flatten() {
             batch.put_namespace(namespace);
         }
-        for (namespace, head) in &self.changes.heads {
-            if let Some(head) = head {
-                batch.put_head(*namespace, head);
-            }
-        }
+        // In the order of their keys, each finds its place near that of the one before.
+        let heads = self.changes.heads.iter().filter_map(|(namespace, head)| Some((*namespace, head.as_ref()?)));
+        let mut heads: Vec<(NamespaceId, &Head)> = heads.collect();
+        heads.sort_unstable_by_key(|(namespace, _)| *namespace);
+        heads.into_iter().for_each(|(namespace, head)| batch.put_head(namespace, head));
         for ((namespace, id), state) in &self.changes.producers {
             if !mutant!(ForgetProducers) {
                 batch.put_producer(*namespace, *id, state);
@@ -282,6 +313,9 @@ impl State {
         }
         self.changes.names.clear();
         self.changes.deleted.clear();
+        self.changes.frames = 0;
+        // Nobody is shown what recovery applies.
+        self.moved.clear();
         Ok(())
     }
 }

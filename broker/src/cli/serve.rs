@@ -2,9 +2,10 @@
 
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::PathBuf;
 
-use broker::{Server, ServerConfig};
+use broker::{Server, ServerConfig, partitions_for};
 use clap::{Args, ValueEnum};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -27,8 +28,8 @@ pub(crate) struct ServeArgs {
     /// Where to listen; port 0 takes a free one
     #[arg(long, default_value = "127.0.0.1:7256", value_name = "ADDR")]
     listen: SocketAddr,
-    /// Partitions of a data folder that is being made: a power of two up to 256 (4 if not given). A
-    /// folder that exists keeps its own
+    /// Partitions of a data folder that is being made: a power of two up to 256 (if not given half as many as there
+    /// are cores, at most 16). A folder that exists keeps its own
     #[arg(long, value_name = "N")]
     partitions: Option<u16>,
     /// Size of a segment file
@@ -56,7 +57,8 @@ pub(crate) async fn run(args: ServeArgs) -> Result<(), CliError> {
     start_logging(args.log_format);
     let mut config = ServerConfig::new(args.listen, args.data);
     config.cors_origins = args.cors_origins;
-    config.log.partitions = args.partitions.unwrap_or(config.log.partitions);
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    config.log.partitions = args.partitions.unwrap_or(partitions_for(cores));
     config.log.segment_bytes = args.segment_bytes.unwrap_or(config.log.segment_bytes);
     config.max_connections = args.max_connections.unwrap_or(config.max_connections);
     // From here on a signal is heard, even while a large folder is being opened.

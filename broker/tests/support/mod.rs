@@ -63,6 +63,10 @@ impl Broker {
     pub fn command_at(listen: &str, data: &Path, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tlog"));
         command.arg("serve").arg("--data").arg(data).args(["--listen", listen]).args(args);
+        // On every machine the same, and more than one.
+        if !args.contains(&"--partitions") {
+            command.args(["--partitions", "4"]);
+        }
         command
     }
 

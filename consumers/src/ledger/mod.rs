@@ -259,10 +259,11 @@ impl Rows {
         let mut watermark = self.log.watermark(partition);
         while !self.stop.is_cancelled() {
             // Seen first, read then: what comes after the read moves it again.
-            watermark.borrow_and_update();
+            let end = *watermark.borrow_and_update();
+            let applied = &self.partitions[usize::from(partition)].applied;
             match self.step(partition, BATCH_BYTES) {
-                // Whoever ends the thread unparks it.
-                Ok(true) if self.partitions[usize::from(partition)].applied.receiver_count() == 0 => {
+                // Behind all there was, and where nobody waits. Whoever ends the thread unparks it.
+                Ok(true) if applied.borrow().position >= end.position && applied.receiver_count() == 0 => {
                     thread::park_timeout(if self.hub.is_active() { SHORT_GATHER } else { GATHER });
                 }
                 Ok(true) => {}
