@@ -16,7 +16,7 @@
 //! | `sequencer`, `queue` | order, conditions, group commit |
 //! | `journal` | where a frame becomes durable: the second seam |
 //! | `state`, `head`, `producer` | what frames amount to: a pure function of them |
-//! | `rows` | that state in RocksDB, as of a position |
+//! | `rows`, `tables` | that state in RocksDB, as of a position |
 //! | `segment` | files of frames, their headers and indexes |
 //! | `keeper` | what is done to files off the hot path |
 //! | `recent`, `partition` | what readers see |
@@ -87,6 +87,7 @@ mod sequencer;
 mod shared_frame;
 mod state;
 pub mod storage;
+mod tables;
 
 pub use control::{ControlError, ControlEvent};
 pub use driver::Driver;
@@ -102,3 +103,4 @@ pub use queue::{Append, Created, Noted};
 pub use reader::{Reader, Scan};
 pub use shared_frame::{FrameText, SharedFrame};
 pub use storage::{Disk, Memory, Storage};
+pub use tables::table_options;

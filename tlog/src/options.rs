@@ -29,6 +29,9 @@ pub struct Options {
     pub max_waiting_bytes: usize,
     /// Heads of each partition that are kept in memory, bytes.
     pub head_cache_bytes: usize,
+    /// Frames whose changes gather in memory before they go to the rows, in each partition; for each a head of up to
+    /// 2 KiB may be kept until then.
+    pub row_frames: usize,
     /// Segments whose files are kept open.
     pub open_segments: usize,
     /// Files of the rows that are kept open.
@@ -45,6 +48,7 @@ impl Default for Options {
             tail_bytes: 16 << 20,
             max_waiting_bytes: 64 << 20,
             head_cache_bytes: 16 << 20,
+            row_frames: 1024,
             open_segments: 256,
             open_tables: 256,
             cached_names: 64 << 10,

@@ -32,6 +32,7 @@ use crate::error::{OpenError, ReadError};
 use crate::head::Head;
 use crate::namespace::Namespace;
 use crate::producer::ProducerState;
+use crate::tables::table_options;
 
 const WRITE_BUFFER_BYTES: usize = 16 << 20;
 const BLOCK_CACHE_BYTES: usize = 32 << 20;
@@ -139,11 +140,7 @@ fn options(open_tables: usize) -> Options {
     options.set_max_file_opening_threads(1);
     options.set_skip_stats_update_on_db_open(true);
     options.set_compression_type(rocksdb::DBCompressionType::Lz4);
-    let mut table = rocksdb::BlockBasedOptions::default();
-    table.set_block_cache(&rocksdb::Cache::new_lru_cache(BLOCK_CACHE_BYTES));
-    table.set_cache_index_and_filter_blocks(true);
-    table.set_bloom_filter(10.0, false);
-    options.set_block_based_table_factory(&table);
+    options.set_block_based_table_factory(&table_options(BLOCK_CACHE_BYTES));
     options
 }
 

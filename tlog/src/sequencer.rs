@@ -33,7 +33,9 @@ pub(crate) struct Sequencer {
     pub(crate) shared: Arc<Shared>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) commit: Commit,
-    /// The rows could not be written after the last commit.
+    /// Frames whose changes gather before they go to the rows.
+    pub(crate) row_frames: usize,
+    /// The rows could not be written when that was due.
     pub(crate) rows_behind: bool,
 }
 
@@ -283,7 +285,7 @@ impl Sequencer {
             None => answers.into_iter().for_each(Answer::send),
             Some(reason) => answers.into_iter().for_each(|answer| answer.failed(reason).send()),
         }
-        if self.state.has_gathered() && self.shared.failure().is_none() {
+        if self.state.unwritten_frames() >= self.row_frames && self.shared.failure().is_none() {
             self.write_rows();
         }
     }

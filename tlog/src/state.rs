@@ -22,10 +22,6 @@ use crate::rows::{PartitionRow, RowBatch, Rows};
 /// First generation of a namespace id. No slot is given out again yet: nothing trims records.
 pub(crate) const FIRST_GENERATION: u32 = 1;
 
-/// How many frames may be applied before their changes go to the rows. It bounds what gathers in memory:
-/// 2 KiB a head.
-const GATHERED_FRAMES: usize = 1024;
-
 /// Producers per partition that are kept in memory.
 const CACHED_PRODUCERS: usize = 4096;
 
@@ -271,9 +267,9 @@ impl State {
         !self.changes.names.is_empty()
     }
 
-    /// Whether so much has gathered that it must be written.
-    pub(crate) fn has_gathered(&self) -> bool {
-        self.changes.frames >= GATHERED_FRAMES
+    /// Frames whose changes are not in the rows.
+    pub(crate) fn unwritten_frames(&self) -> usize {
+        self.changes.frames
     }
 
     /// Writes what has changed to the rows, as one batch with the position that it stands for.

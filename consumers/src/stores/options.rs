@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use rocksdb::{BlockBasedIndexType, BlockBasedOptions, Cache, DBCompressionType, Error, Options, WriteOptions};
+use rocksdb::{DBCompressionType, Error, Options, WriteOptions};
 use rustix::fs::{Mode, OFlags};
+use tlog::table_options;
 
 /// A memtable, bytes: large, so that what is flushed is long and level 0 is merged seldom.
 const WRITE_BUFFER_BYTES: usize = 64 << 20;
@@ -18,12 +19,6 @@ const BLOCK_CACHE_BYTES: usize = 128 << 20;
 
 /// A block, bytes: point reads decompress one each, and a record is a few hundred bytes.
 const BLOCK_BYTES: usize = 8 << 10;
-
-/// One in a hundred lookups of what a file does not hold reads it in vain.
-const BLOOM_BITS_PER_KEY: f64 = 10.0;
-
-/// A part of a filter or an index, bytes.
-const FILTER_PART_BYTES: usize = 16 << 10;
 
 /// Files that are kept open where nothing else is said.
 pub const OPEN_TABLES: usize = 512;
@@ -83,7 +78,9 @@ pub(crate) fn options(open_tables: usize) -> Result<Options, Error> {
     options.set_manifest_preallocation_size(MANIFEST_STEP_BYTES);
     options.set_max_file_opening_threads(1);
     options.set_skip_stats_update_on_db_open(true);
-    options.set_block_based_table_factory(&table());
+    let mut table = table_options(BLOCK_CACHE_BYTES);
+    table.set_block_size(BLOCK_BYTES);
+    options.set_block_based_table_factory(&table);
     Ok(options)
 }
 
@@ -98,22 +95,6 @@ pub(crate) fn writes_directly(dir: &Path) -> bool {
     // Linux makes the file before it finds that it can't be opened so.
     let _ = fs::remove_file(&probe);
     opened
-}
-
-fn table() -> BlockBasedOptions {
-    let mut table = BlockBasedOptions::default();
-    table.set_block_size(BLOCK_BYTES);
-    table.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
-    table.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE_BYTES));
-    // Filters and indexes grow with the objects; in the cache they are bounded with the rest.
-    table.set_cache_index_and_filter_blocks(true);
-    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
-    // In parts: the filter of a file of many small rows is larger than a shard of the cache, which then
-    // would never hold it, and each lookup would read all of it.
-    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
-    table.set_partition_filters(true);
-    table.set_metadata_block_size(FILTER_PART_BYTES);
-    table
 }
 
 /// The options of every write: the log is the write-ahead log.

@@ -128,11 +128,15 @@ pub struct World {
 }
 
 fn options(rng: &mut Rng) -> Options {
+    let heads = [(0, 1), (0, 40), (2000, 1), (2000, 5), (1 << 20, 1), (1 << 20, 40)];
+    let [partitions, segment, tail, heads_at] = [4, 4, 4, heads.len()].map(|choices| rng.index(choices));
+    let (head_cache_bytes, row_frames) = heads[heads_at];
     Options {
-        partitions: [1, 1, 2, 4][rng.index(4)],
-        segment_bytes: [4096, 4096, 6000, 16 << 10][rng.index(4)],
-        tail_bytes: [0, 700, 4096, 1 << 20][rng.index(4)],
-        head_cache_bytes: [0, 2000, 1 << 20][rng.index(3)],
+        partitions: [1, 1, 2, 4][partitions],
+        segment_bytes: [4096, 4096, 6000, 16 << 10][segment],
+        tail_bytes: [0, 700, 4096, 1 << 20][tail],
+        head_cache_bytes,
+        row_frames,
         // What is evicted is for a hash to decide that differs from process to process.
         open_segments: 1 << 14,
         ..Options::default()
