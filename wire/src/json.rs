@@ -23,6 +23,7 @@ use std::fmt;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
+use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
@@ -90,6 +91,13 @@ pub fn write_record(
     Ok(())
 }
 
+/// Appends bytes as base64: none of its letters is escaped in JSON.
+fn write_base64(out: &mut Vec<u8>, bytes: &[u8]) -> serde_json::Result<()> {
+    let begin = out.len();
+    out.resize(begin + bytes.len().div_ceil(3) * 4, 0);
+    STANDARD.encode_slice(bytes, &mut out[begin..]).map(drop).map_err(serde_json::Error::custom)
+}
+
 fn write_value(out: &mut Vec<u8>, record: &Record<'_>, lines: Lines) -> serde_json::Result<()> {
     match (record.kind, std::str::from_utf8(record.value)) {
         (Kind::Tombstone, _) => out.extend_from_slice(b",\"value\":null,\"tombstone\":true"),
@@ -107,8 +115,9 @@ fn write_value(out: &mut Vec<u8>, record: &Record<'_>, lines: Lines) -> serde_js
         }
         // Publishing lets no text or JSON in that is not UTF-8, so these are bytes.
         (Kind::Bytes | Kind::Json | Kind::Text, _) => {
-            out.extend_from_slice(b",\"value_base64\":");
-            serde_json::to_writer(&mut *out, &STANDARD.encode(record.value))?;
+            out.extend_from_slice(b",\"value_base64\":\"");
+            write_base64(out, record.value)?;
+            out.push(b'"');
         }
     }
     Ok(())
