@@ -35,6 +35,24 @@ async fn a_key_has_its_latest_value() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_read_from_the_disk_and_then_from_memory() {
+    let server = TestServer::start().await;
+    // Large, so that the last of them has a block of the file for itself, which nothing else reads.
+    for value in ["a", "b", "c"] {
+        put(&server, "k", "content-type: text/plain", value.repeat(20_000).as_bytes()).await;
+    }
+    let get = "/v1/namespaces/n/keys/k?min_offset=2";
+    let written = server.get(get).await.ok();
+    assert_eq!(written["value"], "c".repeat(20_000));
+    // A process that has just begun has it on disk alone.
+    let server = TestServer::start_in(server.stop().await, |_| {}).await;
+    for _ in 0..2 {
+        assert_eq!(server.get(get).await.ok(), written);
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn keys_are_read_in_their_order() {
     let server = TestServer::start().await;
     let mut last = Value::Null;

@@ -1,11 +1,12 @@
 //! A RocksDB of what is derived, and every write to it.
 
+use std::fmt;
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rocksdb::checkpoint::Checkpoint;
-use rocksdb::{DB, IteratorMode, WriteBatch};
+use rocksdb::{DB, DBPinnableSlice, IteratorMode, ReadOptions, ReadTier, WriteBatch};
 
 use crate::stores::options::unlogged;
 
@@ -22,9 +23,9 @@ pub(crate) enum WriteError {
 }
 
 /// The database. It is read as RocksDB is, and written only by [`Database::write`].
-#[derive(Debug)]
 pub(crate) struct Database {
     db: DB,
+    in_memory: ReadOptions,
     /// Writes that are done before the process has ended: as many as there are, but in a simulation.
     writes_left: AtomicU64,
 }
@@ -32,7 +33,15 @@ pub(crate) struct Database {
 impl Database {
     /// A database that is open.
     pub(crate) fn new(db: DB) -> Database {
-        Database { db, writes_left: AtomicU64::new(u64::MAX) }
+        let mut in_memory = ReadOptions::default();
+        in_memory.set_read_tier(ReadTier::BlockCache);
+        Database { db, in_memory, writes_left: AtomicU64::new(u64::MAX) }
+    }
+
+    /// A row, without a look at the disk: an error of the kind [`rocksdb::ErrorKind::Incomplete`] where that would
+    /// take one.
+    pub(crate) fn get_in_memory(&self, row: &[u8]) -> Result<Option<DBPinnableSlice<'_>>, rocksdb::Error> {
+        self.db.get_pinned_opt(row, &self.in_memory)
     }
 
     /// Writes a batch: all of it or nothing, behind all that was written before (invariant 8).
@@ -60,6 +69,12 @@ impl Database {
     /// Whether the process has ended.
     pub(crate) fn has_ended(&self) -> bool {
         self.writes_left.load(Ordering::Relaxed) == 0
+    }
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Database").field("db", &self.db).finish_non_exhaustive()
     }
 }
 

@@ -72,5 +72,6 @@ pub use ledger::{Ledger, LedgerCheck, LedgerDriver, LedgerError};
 pub use locks::Locks;
 pub use rooms::Rooms;
 pub use stores::{
-    KeyPage, KeyRange, OPEN_TABLES, StoreState, StoredRecord, Stores, StoresCheck, StoresDriver, StoresError,
+    KeyPage, KeyRange, NotInMemory, OPEN_TABLES, StoreState, StoredRecord, Stores, StoresCheck, StoresDriver,
+    StoresError,
 };

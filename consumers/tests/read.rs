@@ -3,7 +3,7 @@
 
 mod support;
 
-use consumers::{KeyRange, StoresError};
+use consumers::{KeyRange, NotInMemory, Stores, StoresError};
 use support::{Fixture, append, create, publish, settled, text};
 use tlog::ReadError;
 use wire::{NewRecord, ObjectId, Shard};
@@ -29,6 +29,30 @@ async fn the_latest_record_of_a_key_is_read_and_a_tombstone_ends_it() {
     assert_eq!(text(&stores.latest(&one, "l").unwrap().unwrap()).1, "b");
     publish(&log, &stores, &one, &[NewRecord::text("again").with_key("k")]).await;
     assert_eq!(text(&stores.latest(&one, "k").unwrap().unwrap()).1, "again");
+}
+
+#[tokio::test]
+async fn what_is_on_disk_is_left_to_who_may_wait() {
+    let fixture = Fixture::new();
+    let log = fixture.log();
+    let stores = fixture.stores(&log);
+    let namespace = create(&log, "cold").await;
+    // Opening reads the count of each store. Large values, so that the last is in another block of the file.
+    let values = ["a", "b", "c"].map(|value| value.repeat(20_000));
+    publish(&log, &stores, &namespace, &values.each_ref().map(|value| NewRecord::text(value).with_key("k"))).await;
+    publish(&log, &stores, &namespace, &[NewRecord::text("1").with_key("l"), NewRecord::tombstone("l")]).await;
+    let in_memory = |stores: &Stores, key: &str| stores.latest_in_memory(&namespace, key);
+    assert_eq!(in_memory(&stores, "l"), Ok(None), "a tombstone ends it here, too");
+    let written = in_memory(&stores, "k").expect("what was just written is in memory").unwrap();
+    assert_eq!(text(&written), (Some("k".to_owned()), values[2].clone()));
+    stores.close();
+    drop(stores);
+
+    let stores = fixture.stores(&log);
+    settled(&stores).await;
+    assert_eq!(in_memory(&stores, "k"), Err(NotInMemory));
+    assert_eq!(stores.latest(&namespace, "k").unwrap().as_ref(), Some(&written));
+    assert_eq!(in_memory(&stores, "k"), Ok(Some(written)), "it has been read from there");
 }
 
 #[tokio::test]

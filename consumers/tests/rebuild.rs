@@ -6,8 +6,9 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use consumers::StoresError;
+use consumers::{NotInMemory, Stores, StoresError};
 use support::{Fixture, Mixed, append, create, settled, until};
+use tlog::Namespace;
 use wire::{NewRecord, Shard};
 
 /// The shard of a key that is written over and over.
@@ -42,22 +43,7 @@ async fn a_store_is_rebuilt_to_the_same_bytes_while_records_are_published() {
     // The latest value of a key never goes back, whatever is rebuilt meanwhile.
     let watcher = {
         let (stores, namespace, enough) = (stores.clone(), namespaces[0].clone(), Arc::clone(&enough));
-        tokio::task::spawn_blocking(move || {
-            let (mut seen, mut refused) = (0, 0_u64);
-            while !enough.load(Ordering::Relaxed) {
-                match stores.latest(&namespace, HOT) {
-                    Ok(None) => assert_eq!(seen, 0, "the key had a value"),
-                    Ok(Some(latest)) => {
-                        let offset = latest.record().unwrap().offset;
-                        assert!(offset >= seen, "{offset} after {seen}");
-                        seen = offset;
-                    }
-                    Err(StoresError::Rebuilding(_)) => refused += 1,
-                    Err(error) => panic!("{error}"),
-                }
-            }
-            (seen, refused)
-        })
+        tokio::task::spawn_blocking(move || watch(&stores, &namespace, &enough))
     };
     let hot = Shard::of(Some(HOT), b"");
     for shard in [Shard(0), hot, Shard(0xff), hot, hot, Shard(7), Shard(8)] {
@@ -71,8 +57,8 @@ async fn a_store_is_rebuilt_to_the_same_bytes_while_records_are_published() {
     settled_rebuilds(&stores).await;
     enough.store(true, Ordering::Relaxed);
     publisher.await.unwrap();
-    let (seen, _) = watcher.await.unwrap();
-    assert!(seen > 0);
+    let (seen, in_memory) = watcher.await.unwrap();
+    assert!(seen > 0 && in_memory > 0, "{seen} {in_memory}");
     settled(&stores).await;
     stores.close();
     drop(stores);
@@ -86,6 +72,35 @@ async fn a_store_is_rebuilt_to_the_same_bytes_while_records_are_published() {
         assert_eq!(rebuilt, fresh);
     }
     assert_eq!(rebuilt.len(), fixture.rows().len());
+}
+
+/// Reads a key in both ways, and holds that it never goes back. Where it was seen last, and how often it was read
+/// from memory.
+fn watch(stores: &Stores, namespace: &Namespace, enough: &AtomicBool) -> (u64, u64) {
+    let (mut seen, mut in_memory) = (0, 0);
+    for in_turn in [true, false].into_iter().cycle() {
+        if enough.load(Ordering::Relaxed) {
+            break;
+        }
+        let latest = match stores.latest_in_memory(namespace, HOT) {
+            Ok(latest) if in_turn => {
+                in_memory += 1;
+                Ok(latest)
+            }
+            Ok(_) | Err(NotInMemory) => stores.latest(namespace, HOT),
+        };
+        match latest {
+            Ok(None) => assert_eq!(seen, 0, "the key had a value"),
+            Ok(Some(latest)) => {
+                let offset = latest.record().unwrap().offset;
+                assert!(offset >= seen, "{offset} after {seen}");
+                seen = offset;
+            }
+            Err(StoresError::Rebuilding(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    (seen, in_memory)
 }
 
 async fn settled_rebuilds(stores: &consumers::Stores) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
-use consumers::{KeyRange, StoredRecord};
+use consumers::{KeyRange, NotInMemory, StoredRecord};
 use tlog::Namespace;
 use tokio::time::timeout;
 use wire::json::{Lines, time_text, write_record};
@@ -46,8 +46,13 @@ pub(crate) async fn get(State(broker): Shared, uri: Uri) -> Result<Response, Ref
     let namespace = broker.namespace(&name)?;
     wait_for_offset(&broker, &namespace, &query).await?;
     let not_found = || Refusal::new(Code::KeyNotFound, format!("the key {key:?} has no value"));
-    let (stores, of) = (broker.stores.clone(), key.clone());
-    let found = broker.reads.run(move || Ok(stores.latest(&namespace, &of)?)).await?;
+    let found = match broker.stores.latest_in_memory(&namespace, &key) {
+        Ok(found) => found,
+        Err(NotInMemory) => {
+            let (stores, of) = (broker.stores.clone(), key.clone());
+            broker.reads.run(move || Ok(stores.latest(&namespace, &of)?)).await?
+        }
+    };
     let mut body = Vec::new();
     push_stored(&mut body, &found.ok_or_else(not_found)?, None)?;
     Ok(json(body))

@@ -19,6 +19,7 @@ mod ring;
 mod rows;
 mod shards;
 mod state;
+mod whole;
 
 use std::fmt;
 use std::path::Path;
@@ -35,7 +36,7 @@ pub use self::driver::StoresDriver;
 pub use self::error::StoresError;
 pub use self::options::OPEN_TABLES;
 pub use self::range::{KeyPage, KeyRange};
-pub use self::read::StoredRecord;
+pub use self::read::{NotInMemory, StoredRecord};
 use self::ring::Ring;
 pub use self::state::StoreState;
 
@@ -93,6 +94,14 @@ impl Stores {
     /// [`StoresError::Rebuilding`] where the key's store is not whole.
     pub fn latest(&self, namespace: &Namespace, key: &str) -> Result<Option<StoredRecord>, StoresError> {
         self.0.ring.view().latest(namespace.id(), key)
+    }
+
+    /// The same, where all that it takes is in memory; it does not block.
+    ///
+    /// # Errors
+    /// [`NotInMemory`] where it is not, and where the key's store is being rebuilt: [`Stores::latest`] knows.
+    pub fn latest_in_memory(&self, namespace: &Namespace, key: &str) -> Result<Option<StoredRecord>, NotInMemory> {
+        self.0.ring.latest_in_memory(namespace.id(), key)
     }
 
     /// The record of an id.

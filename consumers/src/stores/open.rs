@@ -8,6 +8,7 @@ use tlog::Log;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use wire::Shard;
+use wire::limits::SHARDS;
 
 use crate::folder;
 use crate::offsets::{Consumer, OffsetRow};
@@ -16,6 +17,7 @@ use crate::stores::options::{options, writes_directly};
 use crate::stores::ring::{Partition, Ring};
 use crate::stores::rows;
 use crate::stores::shards::ShardSet;
+use crate::stores::whole::Whole;
 
 impl Ring {
     /// Opens the stores in `dir`, as far as they have come. No thread is started.
@@ -30,6 +32,7 @@ impl Ring {
             log,
             partitions: Vec::new(),
             rebuilding: Mutex::default(),
+            wholes: [const { Whole::new() }; SHARDS],
             rebuild: Notify::new(),
             stop: CancellationToken::new(),
         };
@@ -39,6 +42,7 @@ impl Ring {
             let partition = ring.read_partition(id, rebuilding)?;
             ring.partitions.push(partition);
         }
+        rebuilding.iter().for_each(|shard| ring.whole(shard).begin_rebuild());
         *ring.rebuilding.lock() = rebuilding;
         Ok(ring)
     }

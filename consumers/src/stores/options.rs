@@ -20,6 +20,10 @@ const BLOCK_CACHE_BYTES: usize = 128 << 20;
 /// A block, bytes: point reads decompress one each, and a record is a few hundred bytes.
 const BLOCK_BYTES: usize = 8 << 10;
 
+/// Rows that a lookup walks over at most, once it has found its place in a block. Each such place has a key in
+/// full: a hundredth more of file, a quarter less of a lookup in memory.
+const RESTART_INTERVAL: i32 = 4;
+
 /// Files that are kept open where nothing else is said.
 pub const OPEN_TABLES: usize = 512;
 
@@ -61,7 +65,10 @@ const MANIFEST_STEP_BYTES: usize = 64 << 10;
 pub(crate) fn options(open_tables: usize) -> Result<Options, Error> {
     // What was not flushed is not saved on the way out: a drop without a close is what a crash is,
     // and a close flushes where its error can be seen.
-    let mut options = Options::default().get_options_from_string("avoid_flush_during_shutdown=true")?;
+    // What a read lets go of last, memtables and files, is given back in the background: reads are done on threads that
+    // serve connections.
+    let unnamed = "avoid_flush_during_shutdown=true;avoid_unnecessary_blocking_io=true";
+    let mut options = Options::default().get_options_from_string(unnamed)?;
     options.create_if_missing(true);
     options.set_write_buffer_size(WRITE_BUFFER_BYTES);
     options.set_max_write_buffer_number(WRITE_BUFFERS);
@@ -80,6 +87,7 @@ pub(crate) fn options(open_tables: usize) -> Result<Options, Error> {
     options.set_skip_stats_update_on_db_open(true);
     let mut table = table_options(BLOCK_CACHE_BYTES);
     table.set_block_size(BLOCK_BYTES);
+    table.set_block_restart_interval(RESTART_INTERVAL);
     options.set_block_based_table_factory(&table);
     Ok(options)
 }

@@ -1,6 +1,6 @@
 //! Reads of one store: the latest record of a key, a record by its id.
 
-use rocksdb::Snapshot;
+use rocksdb::{DBPinnableSlice, Snapshot};
 use wire::{NamespaceId, ObjectId, Record, Shard};
 
 use crate::stores::error::StoresError;
@@ -35,6 +35,12 @@ impl StoredRecord {
     }
 }
 
+/// A read was not answered: it has to wait for the disk, or to look at its store more closely. Who may wait asks
+/// again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("what was asked for is not all in memory")]
+pub struct NotInMemory;
+
 /// All stores as they are at one moment.
 pub(crate) struct View<'a> {
     pub(crate) snapshot: Snapshot<'a>,
@@ -44,6 +50,19 @@ impl Ring {
     /// The stores as they are now.
     pub(crate) fn view(&self) -> View<'_> {
         View { snapshot: self.db.snapshot() }
+    }
+
+    /// The latest record of a key, of rows that are in memory: see [`crate::stores::whole`]. Whatever is not as it
+    /// should be is left to the view, where all rows are of one moment. It may be nothing: between the key's row and the
+    /// object its namespace may have come to its end.
+    pub(crate) fn latest_in_memory(
+        &self,
+        namespace: NamespaceId,
+        key: &str,
+    ) -> Result<Option<StoredRecord>, NotInMemory> {
+        let shard = Shard::of(Some(key), b"");
+        let read = || latest(|row| self.db.get_in_memory(row), shard, namespace, key).ok();
+        self.whole(shard).throughout(read).ok_or(NotInMemory)
     }
 }
 
@@ -60,24 +79,40 @@ impl View<'_> {
     pub(crate) fn latest(&self, namespace: NamespaceId, key: &str) -> Result<Option<StoredRecord>, StoresError> {
         let shard = Shard::of(Some(key), b"");
         self.check_whole(shard)?;
-        let mut row = Vec::new();
-        rows::latest(&mut row, shard, namespace, key.as_bytes());
-        let Some(value) = self.snapshot.get_pinned(&row)? else { return Ok(None) };
-        let counter = rows::counter(&value).ok_or_else(|| StoresError::damaged(&row, "it is not a counter"))?;
-        self.known_object(ObjectId::new(shard, namespace, counter)).map(Some)
+        latest(|row| self.snapshot.get_pinned(row), shard, namespace, key)
     }
 
     pub(crate) fn object(&self, id: ObjectId) -> Result<Option<StoredRecord>, StoresError> {
         self.check_whole(id.shard())?;
-        self.get(id)
-    }
-
-    /// An object that another row names: it is there, or the store is damaged.
-    pub(crate) fn known_object(&self, id: ObjectId) -> Result<StoredRecord, StoresError> {
-        self.get(id)?.ok_or_else(|| StoresError::damaged(&rows::object(id), "it is missing"))
-    }
-
-    fn get(&self, id: ObjectId) -> Result<Option<StoredRecord>, StoresError> {
         Ok(self.snapshot.get(rows::object(id))?.map(|row| StoredRecord { id, row }))
+    }
+
+    /// An object that another row names.
+    pub(crate) fn known_object(&self, id: ObjectId) -> Result<StoredRecord, StoresError> {
+        known_object(|row| self.snapshot.get_pinned(row), id)
+    }
+}
+
+type Found<'a> = Result<Option<DBPinnableSlice<'a>>, rocksdb::Error>;
+
+/// The latest record of a key: the object that the key's row names.
+fn latest<'a>(
+    get: impl Fn(&[u8]) -> Found<'a>,
+    shard: Shard,
+    namespace: NamespaceId,
+    key: &str,
+) -> Result<Option<StoredRecord>, StoresError> {
+    let mut row = Vec::new();
+    rows::latest(&mut row, shard, namespace, key.as_bytes());
+    let Some(value) = get(&row)? else { return Ok(None) };
+    let counter = rows::counter(&value).ok_or_else(|| StoresError::damaged(&row, "it is not a counter"))?;
+    known_object(get, ObjectId::new(shard, namespace, counter)).map(Some)
+}
+
+/// An object that another row names: it is there, or the store is damaged.
+fn known_object<'a>(get: impl Fn(&[u8]) -> Found<'a>, id: ObjectId) -> Result<StoredRecord, StoresError> {
+    match get(&rows::object(id))? {
+        Some(row) => Ok(StoredRecord { id, row: row.to_vec() }),
+        None => Err(StoresError::damaged(&rows::object(id), "it is missing")),
     }
 }

@@ -59,6 +59,7 @@ impl Ring {
         for partition in &self.partitions {
             OffsetRow::START.put(&mut rows, Consumer::Rebuild(shard), partition.id);
         }
+        self.whole(shard).begin_rebuild();
         self.db.write(rows)?;
         for (turn, partition) in turns.iter_mut().zip(&self.partitions) {
             turn.rebuilding.insert(shard);
@@ -136,6 +137,7 @@ impl Rebuild<'_> {
         let mut rows = WriteBatch::default();
         rows.delete(rows::rebuilding(self.shard));
         self.ring.db.write(rows)?;
+        self.ring.whole(self.shard).end_rebuild();
         self.ring.rebuilding.lock().remove(self.shard);
         info!(shard = %self.shard, "the store is rebuilt");
         Ok(true)
@@ -180,6 +182,7 @@ mod tests {
     use crate::stores::live::Live;
     use crate::stores::options::OPEN_TABLES;
     use crate::stores::range::KeyRange;
+    use crate::stores::read::NotInMemory;
 
     #[derive(Debug)]
     struct StoppedClock;
@@ -233,14 +236,78 @@ mod tests {
         rows.filter(|(key, _)| key.starts_with(&rows::store(shard))).collect()
     }
 
-    /// The value of a key of that store.
+    /// A key of that store.
+    fn key_of(shard: Shard) -> String {
+        (0..700).map(|key: u32| key.to_string()).find(|key| Shard::of(Some(key), b"") == shard).unwrap()
+    }
+
+    /// The value of a key of that store. What was read is in memory, so it is found there too.
     fn read(ring: &Ring, namespace: &Namespace, of: Shard) -> Result<String, StoresError> {
-        let key = (0..700).map(|key: u32| key.to_string()).find(|key| Shard::of(Some(key), b"") == of).unwrap();
-        let latest = ring.view().latest(namespace.id(), &key)?.unwrap();
+        let key = key_of(of);
+        let latest = ring.view().latest(namespace.id(), &key);
+        let in_memory = ring.latest_in_memory(namespace.id(), &key);
+        assert_eq!(in_memory.as_ref().ok(), latest.as_ref().ok());
+        let latest = latest?.unwrap();
         let by_id = ring.view().object(latest.id())?.unwrap();
         assert_eq!(latest, by_id);
         let Record { value, .. } = latest.record()?;
         Ok(String::from_utf8(value.to_vec()).unwrap())
+    }
+
+    /// Reads without a snapshot, where a rebuild begins, ends, or does both, between two rows.
+    #[tokio::test]
+    async fn a_read_of_several_moments_is_of_a_store_that_was_whole() {
+        let dir = TempDir::new().unwrap();
+        let (log, namespaces) = log(&dir.path().join("log")).await;
+        let ring = Ring::open(&dir.path().join("stores"), log.clone(), OPEN_TABLES).unwrap();
+        publish(&log, &namespaces, "one").await;
+        live(&ring);
+        let (shard, other) = (Shard(0x3f), Shard(0x40));
+        let rebuild = || Rebuild { ring: &ring, shard }.run().unwrap();
+        let is_read = || ring.latest_in_memory(namespaces[0].id(), &key_of(shard)).is_ok();
+        // Whether a read is answered in which that happens.
+        let with = |meanwhile: &dyn Fn(), of: Shard| {
+            let read = || {
+                meanwhile();
+                Some(())
+            };
+            ring.whole(of).throughout(read).is_some()
+        };
+
+        assert!(with(&|| assert!(is_read()), shard));
+        assert!(!with(&|| ring.begin_rebuild(shard).unwrap(), shard), "a rebuild has begun");
+        assert!(!with(&|| panic!("it is known not to be whole"), shard));
+        assert!(with(&|| assert!(!is_read()), other), "the others serve");
+        rebuild();
+        assert!(with(&|| assert!(is_read()), shard), "it is whole again");
+        let from_begin_to_end = || {
+            ring.begin_rebuild(shard).unwrap();
+            rebuild();
+        };
+        assert!(!with(&from_begin_to_end, shard), "it is whole again, and was not all the while");
+        assert_eq!(read(&ring, &namespaces[0], shard).unwrap(), "one");
+
+        // A wipe that fails leaves the store as it was, for those who look at the rows.
+        ring.db.end_after(0);
+        assert!(matches!(ring.begin_rebuild(shard), Err(StoresError::Closed)));
+        assert!(!is_read());
+        assert!(ring.view().latest(namespaces[0].id(), &key_of(shard)).unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn an_object_that_is_missing_is_left_to_who_sees_one_moment() {
+        let dir = TempDir::new().unwrap();
+        let (log, namespaces) = log(&dir.path().join("log")).await;
+        let ring = Ring::open(&dir.path().join("stores"), log.clone(), OPEN_TABLES).unwrap();
+        publish(&log, &namespaces, "one").await;
+        live(&ring);
+        let (namespace, key) = (namespaces[0].id(), key_of(Shard(0x3f)));
+        let id = ring.latest_in_memory(namespace, &key).unwrap().unwrap().id();
+        let mut batch = WriteBatch::default();
+        batch.delete(rows::object(id));
+        ring.db.write(batch).unwrap();
+        assert_eq!(ring.latest_in_memory(namespace, &key), Err(NotInMemory));
+        assert!(matches!(ring.view().latest(namespace, &key), Err(StoresError::Damaged { .. })));
     }
 
     #[tokio::test]

@@ -16,6 +16,7 @@ use wire::{NamespaceId, Shard};
 use crate::database::Database;
 use crate::offsets::OffsetRow;
 use crate::stores::shards::ShardSet;
+use crate::stores::whole::Whole;
 
 /// Frames that all partitions together may be applying, bytes.
 const APPLYING_BYTES: usize = 16 << 20;
@@ -33,6 +34,8 @@ pub(crate) struct Ring {
     pub(crate) partitions: Vec<Partition>,
     /// The stores that are being rebuilt, as their rows say. Taken before any turn.
     pub(crate) rebuilding: Mutex<ShardSet>,
+    /// The same, for reads that take no lock. By shard.
+    pub(crate) wholes: [Whole; SHARDS],
     /// Says that there is a store to rebuild.
     pub(crate) rebuild: Notify,
     pub(crate) stop: CancellationToken,
@@ -65,6 +68,11 @@ impl Ring {
     /// The partition that holds a namespace.
     pub(crate) fn partition_of(&self, namespace: NamespaceId) -> &Partition {
         &self.partitions[usize::from(namespace.partition(self.partitions.len() as u16))]
+    }
+
+    /// Whether a store is whole.
+    pub(crate) fn whole(&self, shard: Shard) -> &Whole {
+        &self.wholes[usize::from(shard.0)]
     }
 
     /// Frames that a partition applies at once, bytes.

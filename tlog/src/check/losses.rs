@@ -141,9 +141,9 @@ impl Plan<'_> {
             }
             let (id, to) = (gap.namespace, gap.to);
             if gap.created {
-                ledger.find(gap)
+                ledger.find(gap);
             } else {
-                ledger.gaps.push(gap)
+                ledger.gaps.push(gap);
             }
             if let (Some(left), Some(to)) = (ledger.left.get_mut(&id), to) {
                 (left.head.next_offset, left.holes) = (to, known);

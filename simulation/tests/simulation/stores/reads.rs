@@ -52,7 +52,12 @@ impl World {
                 let (namespace, key) = (&self.model.namespaces[namespace].handle, key(&mut self.rng));
                 let id = due.latest.get(&(namespace.id(), key.clone())).copied();
                 let due = id.map(|id| (id, due.object(id).unwrap()));
-                judge("the latest of a key", Shard::of(Some(&key), b""), &seen, stores.latest(namespace, &key), due);
+                let shard = Shard::of(Some(&key), b"");
+                judge("the latest of a key", shard, &seen, stores.latest(namespace, &key), due);
+                // What was just read is in memory; only a store that is not whole is not answered from there.
+                if let Ok(found) = stores.latest_in_memory(namespace, &key) {
+                    judge("the latest of a key in memory", shard, &seen, Ok(found), due);
+                }
             }
             1 | 2 => {
                 let id = match due.objects.keys().nth(self.rng.index(due.objects.len() + 1)) {
