@@ -135,13 +135,13 @@ impl GroupsModel {
     /// Takes in an event, once it is sure that it may be.
     pub fn take(
         &mut self,
-        Place { partition, end, next_offset }: Place,
+        Place { partition, end, next_offset, excused }: Place,
         id: &Id,
         event: GroupEvent,
         handle: &Namespace,
     ) -> Result<(), String> {
         let is_redrive = id.1 == REDRIVE;
-        if is_redrive { self.judge_redrive(id, &event, handle) } else { self.judge(id, &event, next_offset) }
+        if is_redrive { self.judge_redrive(id, &event, handle) } else { self.judge(id, &event, next_offset, excused) }
             .map_err(|reason| format!("{reason}: {event:?} of {id:?}"))?;
         let before = self.now.get(id).map_or(0, |group| group.letters_made);
         let anew = matches!(&event, GroupEvent::Deleted | GroupEvent::Moved { .. }) || !self.now.contains_key(id);
@@ -165,7 +165,7 @@ impl GroupsModel {
         Ok(())
     }
 
-    fn judge(&mut self, id: &Id, event: &GroupEvent, next_offset: u64) -> Result<(), String> {
+    fn judge(&mut self, id: &Id, event: &GroupEvent, next_offset: u64, excused: bool) -> Result<(), String> {
         let wrong = |reason: &str| Err(reason.to_owned());
         match (event, self.now.get(id)) {
             (GroupEvent::Configured { incarnation, floor, config }, None) => {
@@ -206,7 +206,8 @@ impl GroupsModel {
                         return Err(format!("{offset} has failed, which was done before, or does not exist"));
                     }
                     let due = group.attempts.get(&offset).copied().unwrap_or(0) + 1;
-                    if count != due {
+                    // What a refused event would have said is counted by the next.
+                    if count != due && !(excused && count > due) {
                         return Err(format!("{offset} has failed {count} times where {due} is due"));
                     }
                 }

@@ -26,6 +26,8 @@ pub struct Place {
     pub end: u64,
     /// Of its namespace, or of the control records where it is of none.
     pub next_offset: u64,
+    /// Whether a fault may have kept an event before it out of the log.
+    pub excused: bool,
 }
 
 impl World {
@@ -79,7 +81,7 @@ impl World {
                 if let Err(reason) = self.model.accept_event(partition, at, event.clone(), frame) {
                     broken!("{reason}, at {} of partition {partition}", frame.position());
                 }
-                let stands = Place { partition, end: frame.end(), next_offset };
+                let stands = Place { partition, end: frame.end(), next_offset, excused: self.excuses() > 0 };
                 if let Err(reason) = self.take_event(at, stands, &event) {
                     broken!("{reason}, at {} of partition {partition}", frame.position());
                 }
