@@ -47,11 +47,11 @@ impl Default for Options {
             segment_bytes: 32 << 20,
             tail_bytes: 16 << 20,
             max_waiting_bytes: 64 << 20,
-            head_cache_bytes: 16 << 20,
+            head_cache_bytes: 32 << 20,
             row_frames: 1024,
             open_segments: 256,
             open_tables: 256,
-            cached_names: 64 << 10,
+            cached_names: 128 << 10,
         }
     }
 }
