@@ -450,7 +450,7 @@ fn assemble(
         shared: Arc::clone(&shared),
         clock: Arc::clone(clock),
         commit: Commit::default(),
-        row_frames: options.row_frames,
+        row_frames: options.row_frames.max(1),
         rows_behind: false,
     };
     let queue = Arc::new(Queue::new(options.max_waiting_bytes));

@@ -91,10 +91,7 @@ impl Sequencer {
         while queue.take(&mut requests) {
             self.process(requests.drain(..));
         }
-        // Of a partition that failed the state holds what is not durable.
-        if self.shared.failure().is_none() {
-            self.write_rows();
-        }
+        self.write_gathered(1);
     }
 
     /// Serves what waits in the queue right now, if anything does.
@@ -285,7 +282,13 @@ impl Sequencer {
             None => answers.into_iter().for_each(Answer::send),
             Some(reason) => answers.into_iter().for_each(|answer| answer.failed(reason).send()),
         }
-        if self.state.unwritten_frames() >= self.row_frames && self.shared.failure().is_none() {
+        self.write_gathered(self.row_frames);
+    }
+
+    /// Writes the rows where so many frames are not in them. Of a partition that failed the state holds what is not
+    /// durable.
+    fn write_gathered(&mut self, frames: usize) {
+        if self.state.unwritten_frames() >= frames && self.shared.failure().is_none() {
             self.write_rows();
         }
     }
