@@ -329,10 +329,15 @@ impl Inner {
     }
 
     pub(crate) fn head(&self, namespace: &Namespace) -> Result<Head, ReadError> {
-        // What is not here any more is in the rows by now.
-        let moved = self.partition_of(namespace).shared.recent.read().head(namespace.id()).cloned();
+        let (moved, is_deleted) = {
+            let recent = self.partition_of(namespace).shared.recent.read();
+            (recent.head(namespace.id()).cloned(), recent.is_deleted(namespace.id()))
+        };
         let head = match moved {
             Some(head) => Some(head),
+            // The rows may not say so yet.
+            None if is_deleted => None,
+            // What is not here any more is in the rows by now.
             None => self.rows.head(namespace.id())?.map(|head| head.seen()),
         };
         match head {

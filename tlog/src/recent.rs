@@ -125,6 +125,11 @@ impl Recent {
         self.moved.get(&namespace)
     }
 
+    /// Whether a namespace is known to have been deleted.
+    pub(crate) fn is_deleted(&self, namespace: NamespaceId) -> bool {
+        self.deleted.contains_key(&namespace)
+    }
+
     /// Hides the frames of a namespace that has been deleted.
     pub(crate) fn delete(&mut self, namespace: NamespaceId) {
         self.moved.remove(&namespace);
@@ -169,7 +174,7 @@ impl Recent {
     /// Finds the frames of a namespace from `offset` on: at least one if there is one, and about as
     /// many as `max_bytes`, all in one place.
     pub(crate) fn find(&self, namespace: NamespaceId, offset: Offset, max_bytes: usize) -> Found {
-        if self.deleted.contains_key(&namespace) {
+        if self.is_deleted(namespace) {
             return Found::Deleted;
         }
         for segment in self.unsealed_segments() {
