@@ -29,7 +29,7 @@ use crate::recent::Recent;
 use crate::recovery::{Recovered, Recovery};
 use crate::rows::Rows;
 use crate::segment::partition_dir;
-use crate::segment::sealed::{self, Sealed, SharedSegment};
+use crate::segment::sealed::{self, Check, Sealed, SharedSegment};
 use crate::sequencer::{Commit, Sequencer};
 use crate::state::State;
 use crate::storage::{Lock, Storage};
@@ -52,7 +52,7 @@ pub(crate) struct Inner {
     dir: PathBuf,
     storage: Arc<dyn Storage>,
     clock: Arc<dyn Clock>,
-    rows: Arc<Rows>,
+    pub(crate) rows: Arc<Rows>,
     partitions: Vec<Partition>,
     names: Cache<NamespaceName, Namespace>,
     segments: Cache<(u16, Position), SharedSegment>,
@@ -370,13 +370,23 @@ impl Inner {
 
     /// A sealed segment, opened if it is not.
     pub(crate) fn sealed(&self, partition: u16, sealed: Sealed) -> Result<SharedSegment, ReadError> {
-        let open = || sealed::open(&*self.storage, &self.partition_dir(partition), partition, sealed).map(Arc::new);
+        let open = || self.open_sealed(partition, sealed, Check::Header);
         self.segments.get_or_insert_with(&(partition, sealed.base), open)
     }
 
-    /// Closes a sealed segment in which something was not as it must be: opening it checks its index.
-    pub(crate) fn close_segment(&self, partition: u16, base: Position) {
+    fn open_sealed(&self, partition: u16, sealed: Sealed, check: Check) -> Result<SharedSegment, ReadError> {
+        sealed::open(&*self.storage, &self.partition_dir(partition), partition, sealed, check).map(Arc::new)
+    }
+
+    /// Opens a sealed segment anew in which something was not as it must be, checking all of its index.
+    pub(crate) fn reopen(&self, partition: u16, base: Position) -> Result<(), ReadError> {
         self.segments.remove(&(partition, base));
+        let sealed = self.shared(partition).recent.read().sealed_at(base);
+        if let Some(sealed) = sealed {
+            let segment = self.open_sealed(partition, sealed, Check::Whole)?;
+            self.segments.insert((partition, base), segment);
+        }
+        Ok(())
     }
 
     fn close(&self) {

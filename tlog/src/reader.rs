@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use futures::future::join_all;
 use wire::{Frame, Offset, Position};
 
 use crate::error::ReadError;
@@ -25,17 +26,24 @@ const MAX_RUN_BYTES: u32 = 1 << 20;
 /// How often a search is done again that a roll, a sealing or an append overtook.
 const MAX_SEARCHES: usize = 8;
 
+/// How many segments are read side by side at most.
+const MAX_WIDTH: usize = 16;
+
 /// A cursor over a namespace.
 #[derive(Debug, Clone)]
 pub struct Reader {
     log: Arc<Inner>,
     namespace: Namespace,
     offset: Offset,
+    /// How many segments the next read of what is not in memory takes side by side: one, and more while they hold
+    /// little of the namespace, since otherwise a replay would wait for the disk several times a segment, one after
+    /// the other.
+    width: usize,
 }
 
 impl Reader {
     pub(crate) fn new(log: Arc<Inner>, namespace: Namespace, offset: Offset) -> Reader {
-        Reader { log, namespace, offset }
+        Reader { log, namespace, offset, width: 1 }
     }
 
     /// Where the cursor stands.
@@ -63,8 +71,7 @@ impl Reader {
                         return Ok(Vec::new());
                     }
                     match self.read_sealed(max_bytes) {
-                        // It may be the index that is damaged. It has been closed, and the next search
-                        // checks all of it.
+                        // It may be the index that is damaged. All of it has been checked since.
                         Err(ReadError::Damaged { .. }) if search == 0 => continue,
                         read => read?,
                     }
@@ -89,15 +96,54 @@ impl Reader {
             Found::Frames(frames) => self.advance(frames),
             Found::AtHead => Ok(Vec::new()),
             Found::Deleted => Err(ReadError::NamespaceNotFound),
-            Found::InFile(..) | Found::NotRecent if self.log.is_driven => self.read_blocking(max_bytes),
-            Found::InFile(..) | Found::NotRecent => {
-                let mut reader = self.clone();
-                let read = move || reader.read_blocking(max_bytes).map(|frames| (reader.offset, frames));
-                let (offset, frames) = tokio::task::spawn_blocking(read).await.map_err(|_| ReadError::Closed)??;
-                self.offset = offset;
-                Ok(frames)
-            }
+            Found::InFile(..) | Found::NotRecent => self.read_wide(max_bytes).await,
         }
+    }
+
+    /// Reads from the cursor on, and from the next segments side by side, each its share of `max_bytes`.
+    async fn read_wide(&mut self, max_bytes: usize) -> Result<Vec<Arc<SharedFrame>>, ReadError> {
+        let mut begins = vec![self.offset];
+        if self.width > 1 {
+            let (reader, behind) = (self.clone(), self.width - 1);
+            begins.extend(
+                self.apart(move || reader.log.rows.segments_behind(reader.namespace.id(), reader.offset, behind))
+                    .await?,
+            );
+        }
+        let share = max_bytes / begins.len();
+        let parts = begins.iter().map(|begin| {
+            let mut reader = Reader { offset: *begin, ..self.clone() };
+            self.apart(move || reader.read_blocking(share))
+        });
+        let mut frames = Vec::new();
+        let mut is_cut = false;
+        for (begin, part) in begins.iter().zip(join_all(parts).await) {
+            // Where the segment before holds more than its share this one is not next; what is wrong with it is said
+            // when the cursor is there.
+            is_cut = *begin != self.offset || (part.is_err() && !frames.is_empty());
+            if is_cut {
+                break;
+            }
+            frames.extend(self.advance(part?)?);
+        }
+        let bytes: usize = frames.iter().map(|frame| frame.len()).sum();
+        if is_cut {
+            self.width = (self.width / 2).max(1);
+        } else if bytes < max_bytes / 2 {
+            self.width = (self.width * 4).min(MAX_WIDTH);
+        }
+        Ok(frames)
+    }
+
+    /// Does what may wait for the disk on the blocking pool; where the log is driven there is none.
+    async fn apart<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        if self.log.is_driven {
+            return read();
+        }
+        tokio::task::spawn_blocking(read).await.map_err(|_| ReadError::Closed)?
     }
 
     fn find(&self, max_bytes: usize) -> Found {
@@ -121,10 +167,10 @@ impl Reader {
             let entries = sealed.entries(self.namespace.id())?;
             let wanted = first_bytes(entries_from(&entries, self.offset), max_bytes);
             let frames = read_frames(&sealed.file, wanted, &self.namespace)?;
-            // Frames that the index has skipped would be a gap that nobody notices.
+            // Frames that the index has skipped would be a gap that nobody notices, and those before the cursor come twice.
             let mut due = frames.first().map_or(self.offset, |first| first.base_offset().min(self.offset));
             for frame in &frames {
-                if frame.base_offset() != due {
+                if frame.base_offset() != due || frame.next_offset() <= self.offset {
                     return Err(damaged(
                         &sealed.file,
                         frame.position(),
@@ -139,7 +185,9 @@ impl Reader {
         let found =
             read.as_ref().is_ok_and(|frames| frames.last().is_some_and(|last| last.next_offset() > self.offset));
         if !found {
-            self.log.close_segment(self.namespace.id().partition(self.log.partitions()), sealed.file.base);
+            let reopened = self.log.reopen(self.namespace.id().partition(self.log.partitions()), sealed.file.base);
+            // Of two errors the first: it says what was not as it must be.
+            return read.and_then(|frames| reopened.map(|()| frames));
         }
         read
     }

@@ -31,7 +31,7 @@ use crate::keeper::zero;
 use crate::rows::Rows;
 use crate::segment::open::{OpenSegment, SegmentFile};
 use crate::segment::scan::{FrameScan, ScanError};
-use crate::segment::sealed::{self, Sealed, damaged};
+use crate::segment::sealed::{self, Check, Sealed, damaged};
 use crate::segment::{HEADER_BYTES, base_of, encode_header};
 use crate::state::State;
 use crate::storage::Storage;
@@ -254,7 +254,7 @@ impl Recovery<'_> {
     fn locate(&self, sealed: &[Sealed]) -> Result<(), OpenError> {
         let located = self.rows.located(self.partition)?;
         for sealed in sealed.iter().filter(|sealed| sealed.base >= located) {
-            let segment = sealed::open(self.storage, &self.dir, self.partition, *sealed)?;
+            let segment = sealed::open(self.storage, &self.dir, self.partition, *sealed, Check::Whole)?;
             let firsts = segment.index.firsts().map_err(|source| io_error(&segment.file.path, source))?;
             self.rows.locate(self.partition, firsts.into_iter(), sealed.base, sealed.end)?;
         }

@@ -289,6 +289,25 @@ impl Rows {
         Ok(Some(u64::from_le_bytes(base)))
     }
 
+    /// The first offsets of a namespace's next segments behind the one that [`Rows::segment_of`] finds, at most `limit`.
+    pub(crate) fn segments_behind(
+        &self,
+        namespace: NamespaceId,
+        offset: Offset,
+        limit: usize,
+    ) -> Result<Vec<Offset>, ReadError> {
+        let after = segment_key(namespace, offset.saturating_add(1));
+        let mut firsts = Vec::with_capacity(limit);
+        for row in self.db.iterator(IteratorMode::From(&after, Direction::Forward)).take(limit) {
+            let (key, _) = row?;
+            match key.strip_prefix(&after[..4]).and_then(|first| first.try_into().ok()) {
+                Some(first) => firsts.push(Offset::from_be_bytes(first)),
+                None => break,
+            }
+        }
+        Ok(firsts)
+    }
+
     /// Writes a batch: all of it or nothing.
     pub(crate) fn write(&self, batch: RowBatch) -> Result<(), ReadError> {
         let mut options = WriteOptions::default();

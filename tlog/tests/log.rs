@@ -139,6 +139,110 @@ fn flip_in_indexes(partition: &std::path::Path) {
     }
 }
 
+/// An index is believed until frames contradict it: whichever of its bytes is wrong, all is found that was there.
+#[tokio::test]
+async fn an_index_that_is_wrong_anywhere_leads_nobody_astray() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Arc::new(Disk);
+    let options = tlog::Options { partitions: 1, ..small() };
+    let log = open(dir.path(), &storage, options).unwrap();
+    let mut expected = Vec::new();
+    for n in 0..3 {
+        expected.push((create(&log, &format!("ns-{n}")).await, Vec::new()));
+    }
+    for round in 0..60 {
+        let (namespace, all) = &mut expected[round % 3];
+        let value = format!("{round}-{}", "x".repeat(120));
+        append(&log, namespace, &[&value, "second"]).await.unwrap();
+        all.extend([value, "second".to_owned()]);
+    }
+    drop(log);
+    let index = indexes(&dir.path().join("partitions/000")).into_iter().min().unwrap();
+    let sound = std::fs::read(&index).unwrap();
+    for (at, bit) in (0..sound.len()).step_by(3).map(|at| (at, 1 << (at % 8))) {
+        let mut bytes = sound.clone();
+        bytes[at] ^= bit;
+        std::fs::write(&index, &bytes).unwrap();
+        let log = open(dir.path(), &storage, options).unwrap();
+        for (namespace, all) in &expected {
+            for from in [0, 1, 6, 7] {
+                let frames = log.reader(namespace, from).unwrap().read_blocking(700).unwrap();
+                assert!(frames[0].base_offset() <= from && from < frames[0].next_offset(), "byte {at}");
+            }
+            assert_eq!(&values(&read_all(&log, namespace)), all, "byte {at}");
+        }
+    }
+}
+
+/// A namespace that has little in each segment, then fills some alone, then has little again.
+async fn thin_and_thick(dir: &std::path::Path) -> (tlog::Log, tlog::Namespace) {
+    let options = tlog::Options { partitions: 1, ..small() };
+    let log = open(dir, &Arc::new(Disk), options).unwrap();
+    let (thin, other) = (create(&log, "thin").await, create(&log, "other").await);
+    for round in 0..600 {
+        let namespace = if round % 12 == 0 || (200..300).contains(&round) { &thin } else { &other };
+        append(&log, namespace, &[&format!("{round}-{}", "x".repeat(300))]).await.unwrap();
+    }
+    drop(log);
+    // What is in memory is not read from segments.
+    (open(dir, &Arc::new(Disk), options).unwrap(), thin)
+}
+
+#[tokio::test]
+async fn segments_that_hold_little_of_a_namespace_are_read_side_by_side() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, thin) = thin_and_thick(dir.path()).await;
+    let all = read_all(&log, &thin);
+    let longest = all.iter().map(wire::Frame::len).max().unwrap();
+    for max_bytes in [1, 700, 9000, 1 << 20] {
+        for from in [0, 1, 20, 90, all.len() as u64] {
+            let mut reader = log.reader(&thin, from).unwrap();
+            let (mut found, mut reads) = (Vec::new(), 0);
+            loop {
+                let frames = reader.read(max_bytes).await.unwrap();
+                if frames.is_empty() {
+                    break;
+                }
+                let bytes: usize = frames.iter().map(|frame| frame.len()).sum();
+                assert!(bytes <= max_bytes + 16 * longest, "{bytes} of {max_bytes}");
+                found.extend(frames.iter().map(|frame| frame.frame().clone()));
+                reads += 1;
+            }
+            assert_eq!(found, all[from as usize..], "from {from}, {max_bytes} at once");
+            assert!(max_bytes < 1 << 20 || reads <= 10, "{reads} reads");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_damaged_ahead_is_said_when_the_cursor_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, thin) = thin_and_thick(dir.path()).await;
+    let all = read_all(&log, &thin);
+    let damaged = &all[15];
+    let segments = std::fs::read_dir(dir.path().join("partitions/000")).unwrap().map(|entry| entry.unwrap().path());
+    let holder = segments.filter(|path| path.extension().is_some_and(|extension| extension == "log")).find(|path| {
+        let mut bytes = std::fs::read(path).unwrap();
+        let Some(at) = memchr::memmem::find(&bytes, damaged.bytes()) else { return false };
+        bytes[at + damaged.len() - 1] ^= 1;
+        std::fs::write(path, bytes).unwrap();
+        true
+    });
+    assert!(holder.is_some());
+    let mut reader = log.reader(&thin, 0).unwrap();
+    let mut found = Vec::new();
+    let error = loop {
+        match reader.read(1 << 20).await {
+            Ok(frames) => found.extend(frames.iter().map(|frame| frame.frame().clone())),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, ReadError::Damaged { position, .. } if position == damaged.position()), "{error}");
+    assert_eq!(found, all[..15]);
+    let rest = log.reader(&thin, damaged.next_offset()).unwrap().read(1 << 20).await.unwrap();
+    assert_eq!(rest[0].frame(), &all[16]);
+}
+
 #[tokio::test]
 async fn a_frame_larger_than_a_segment_has_one_of_its_own() {
     let dir = tempfile::tempdir().unwrap();

@@ -406,7 +406,8 @@ impl World {
         }
         let before = self.excuses();
         let offset = reader.reader.offset();
-        let read = reader.reader.read_blocking(1 + self.rng.index(8000));
+        let bytes = 1 + self.rng.index(8000);
+        let read = self.runtime.block_on(reader.reader.read(bytes));
         self.storage.set_faults(self.faults);
         let faulty = self.excuses() > before;
         let state = &self.model.namespaces[reader.namespace];

@@ -21,6 +21,9 @@
 //!
 //! Numbers are little-endian. An index is derived: one that is missing or fails its checksums is
 //! made again from its segment.
+//!
+//! A reader of a few frames need not read all of an index to check it: each frame says what it is, and one
+//! that is skipped is missed. So what was opened by its header alone is believed until the frames contradict it.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -36,6 +39,9 @@ const ROW_BYTES: usize = 16;
 
 /// How much is read at once to check the body.
 const CHECK_BYTES: usize = 1 << 20;
+
+/// What a reader of a few frames is likely to need of an index: its header, and the rows of some thousand namespaces.
+const AHEAD_BYTES: u64 = 64 << 10;
 
 /// What an index says of its segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,6 +138,12 @@ pub(crate) struct Index {
 }
 
 impl Index {
+    /// Opens an index, checking its header alone. What its rows lead to is to be checked by who reads it.
+    pub(crate) fn open_unchecked(file: Arc<dyn File>) -> Result<Index, IndexError> {
+        file.will_read(0, AHEAD_BYTES);
+        IndexHeader::read(&*file).map(|header| Index { file, header })
+    }
+
     /// Opens an index, checking all of it.
     pub(crate) fn open(file: Arc<dyn File>) -> Result<Index, IndexError> {
         let header = IndexHeader::read(&*file)?;

@@ -49,7 +49,16 @@ pub(crate) fn open_file(storage: &dyn Storage, dir: &Path, base: Position) -> Re
     Ok(SegmentFile { path, base, file })
 }
 
-/// Opens a sealed segment of a partition. An index that is missing or damaged is made again.
+/// How much of an index is checked when its segment is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Check {
+    /// Its header: who reads by it holds each frame against what is due.
+    Header,
+    /// All of it.
+    Whole,
+}
+
+/// Opens a sealed segment of a partition. An index that is missing or found to be damaged is made again.
 ///
 /// # Errors
 /// Where it can't be read, or is another segment, written over this one.
@@ -58,7 +67,12 @@ pub(crate) fn open(
     dir: &Path,
     partition: u16,
     sealed: Sealed,
+    check: Check,
 ) -> Result<SealedSegment, ReadError> {
+    let open_index = |file| match check {
+        Check::Header => Index::open_unchecked(file),
+        Check::Whole => Index::open(file),
+    };
     let file = open_file(storage, dir, sealed.base)?;
     let has_header = file.has_header(partition).map_err(|source| ReadError::Io { file: file.path.clone(), source })?;
     if !has_header {
@@ -68,7 +82,7 @@ pub(crate) fn open(
     let index = match storage.open(&path) {
         // That it can't be opened, as where too many files are, says nothing of what is in it.
         Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(ReadError::Io { file: path, source }),
-        opened => opened.map_err(IndexError::Io).and_then(Index::open),
+        opened => opened.map_err(IndexError::Io).and_then(open_index),
     };
     let index = match index {
         Ok(index) if (index.header().base, index.header().end) == (sealed.base, sealed.end) => index,
