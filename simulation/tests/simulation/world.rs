@@ -159,6 +159,16 @@ fn faults(rng: &mut Rng) -> Faults {
     faults
 }
 
+/// Polls an answer once. What polls a lot is put off by tokio to the runtime's next round, so it goes through that one
+/// too: it would never be woken, since such a wake ends with the round's context.
+pub fn poll_once<T>(runtime: &Runtime, answer: &mut Pin<Box<dyn Future<Output = T>>>) -> Poll<T> {
+    runtime.block_on(async {
+        let polled = std::future::poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await;
+        tokio::task::yield_now().await;
+        polled
+    })
+}
+
 /// A folder in memory, where there is one.
 pub fn temp_dir() -> tempfile::TempDir {
     let shm = Path::new("/dev/shm");
@@ -317,10 +327,7 @@ impl World {
             }
         };
         // The first poll puts it into the queue, or refuses it at the door.
-        let polled = self
-            .runtime
-            .block_on(async { std::future::poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await });
-        match polled {
+        match poll_once(&self.runtime, &mut answer) {
             Poll::Pending => process.asked[partition].push_back(Asked { request, answer }),
             Poll::Ready(answer) => {
                 let answered = Answered { request, answer, faulty: self.failed[partition] };

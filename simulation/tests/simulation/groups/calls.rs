@@ -15,7 +15,7 @@ use wire::{NamespaceName, Offset, ProducerId};
 
 use super::model::{GroupModel, Id};
 use crate::ledger::{DEAD, SimLedger, record_at};
-use crate::world::{World, broken};
+use crate::world::{World, broken, poll_once};
 
 /// What came of a call.
 pub enum Answer {
@@ -225,8 +225,7 @@ impl World {
     pub fn poll_groups(&mut self, ledger: &mut SimLedger) {
         let calls = std::mem::take(&mut ledger.process().groups.calls);
         for mut call in calls {
-            let polled = std::future::poll_fn(|context| Poll::Ready(call.answer.as_mut().poll(context)));
-            match ledger.process().runtime.block_on(polled) {
+            match poll_once(&ledger.process().runtime, &mut call.answer) {
                 Poll::Pending => ledger.process().groups.calls.push(call),
                 Poll::Ready(answer) => self.judge_groups_answer(ledger, &call, answer),
             }

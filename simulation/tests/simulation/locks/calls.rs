@@ -10,7 +10,7 @@ use consumers::locks::{Held, LockName, LockState, Locks, LocksError};
 
 use super::model::{Belief, Kept};
 use crate::ledger::SimLedger;
-use crate::world::{World, broken};
+use crate::world::{World, broken, poll_once};
 
 /// What came of a call.
 enum Answer {
@@ -138,8 +138,7 @@ impl World {
         let calls = std::mem::take(&mut ledger.process().locks.calls);
         let mut calls = calls.into_iter();
         while let Some(mut call) = calls.next() {
-            let polled = std::future::poll_fn(|context| Poll::Ready(call.answer.as_mut().poll(context)));
-            match ledger.process().runtime.block_on(polled) {
+            match poll_once(&ledger.process().runtime, &mut call.answer) {
                 Poll::Pending => ledger.process().locks.calls.push(call),
                 Poll::Ready(answer) => {
                     // The others stay in their order, where the judge sees them.

@@ -10,7 +10,7 @@ use consumers::rooms::{Connection, Place as Cursor, Room as Asked, Rooms, RoomsE
 use super::clients::Client;
 use super::model::{Life, Room};
 use crate::ledger::SimLedger;
-use crate::world::{World, broken};
+use crate::world::{World, broken, poll_once};
 
 /// What came of a call.
 enum Answer {
@@ -212,8 +212,7 @@ impl World {
 
     pub fn poll_rooms(&mut self, ledger: &mut SimLedger) {
         for mut call in std::mem::take(&mut ledger.process().rooms.calls) {
-            let polled = std::future::poll_fn(|context| Poll::Ready(call.answer.as_mut().poll(context)));
-            match ledger.process().runtime.block_on(polled) {
+            match poll_once(&ledger.process().runtime, &mut call.answer) {
                 Poll::Pending => ledger.process().rooms.calls.push(call),
                 Poll::Ready(answer) => self.judge_rooms_answer(ledger, call, answer),
             }
