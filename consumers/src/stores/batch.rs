@@ -51,10 +51,7 @@ impl Batch {
         let place = |record: &Record<'_>| (record.id.shard(), record.id.namespace());
         for records in records.chunk_by(|a, b| place(a) == place(b)) {
             records.iter().for_each(|record| self.add_record(record));
-            if let Some(Record { id, .. }) = records.last() {
-                self.rows.put(rows::last(id.shard(), id.namespace()), id.counter().to_le_bytes());
-                self.growth[usize::from(id.shard().0)] += records.len() as i64;
-            }
+            self.growth[usize::from(place(&records[0]).0.0)] += records.len() as i64;
         }
     }
 
@@ -79,25 +76,34 @@ impl Batch {
 
     /// Takes a namespace out of these stores. All its records must have been written.
     pub(crate) fn forget(&mut self, db: &DB, namespace: NamespaceId, shards: ShardSet) -> Result<(), StoresError> {
+        let mut found = db.raw_iterator();
         for shard in shards.iter() {
             let lossy = rows::lossy(shard, namespace);
             let is_lossy = db.get_pinned(lossy)?.is_some();
             if is_lossy {
                 self.rows.delete(lossy);
             }
-            let row = rows::last(shard, namespace);
-            let Some(value) = db.get_pinned(row)? else { continue };
-            let last = rows::counter(&value).ok_or_else(|| StoresError::damaged(&row, "it is not a counter"))?;
-            let objects = if is_lossy { count(db, &rows::objects_of(shard, namespace))? } else { i64::from(last) };
+            // Where none was lost there is a first object if there is any. Of a small namespace most stores have
+            // none, which a filter knows.
+            if !is_lossy && db.get_pinned(rows::object(ObjectId::new(shard, namespace, 1)))?.is_none() {
+                continue;
+            }
+            found.seek_for_prev(rows::object(ObjectId::new(shard, namespace, u32::MAX)));
+            let of_namespace = rows::objects_of(shard, namespace);
+            let Some(key) = found.key().filter(|key| key.starts_with(&of_namespace)) else {
+                found.status()?;
+                continue;
+            };
+            let last = rows::counter_of(key).ok_or_else(|| StoresError::damaged(key, "it is no object's"))?;
+            let objects = if is_lossy { count(db, &of_namespace)? } else { i64::from(last) };
             self.growth[usize::from(shard.0)] -= objects;
-            self.rows.delete(row);
             let latest = rows::latest_of(shard, namespace);
             if mutant!(KeepDeletedRows) {
                 continue;
             }
             if last > FEW_OBJECTS {
                 if !mutant!(KeepManyObjects) {
-                    delete_prefix(&mut self.rows, &rows::objects_of(shard, namespace));
+                    delete_prefix(&mut self.rows, &of_namespace);
                 }
                 delete_prefix(&mut self.rows, &latest);
                 continue;
@@ -105,13 +111,12 @@ impl Batch {
             for counter in 1..=last {
                 self.rows.delete(rows::object(ObjectId::new(shard, namespace, counter)));
             }
-            let mut keys = db.raw_iterator();
-            keys.seek(latest);
-            while let Some(key) = keys.key().filter(|key| key.starts_with(&latest)) {
+            found.seek(latest);
+            while let Some(key) = found.key().filter(|key| key.starts_with(&latest)) {
                 self.rows.delete(key);
-                keys.next();
+                found.next();
             }
-            keys.status()?;
+            found.status()?;
         }
         Ok(())
     }

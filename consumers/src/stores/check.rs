@@ -166,7 +166,7 @@ mod tests {
     fn a_row_is_of_the_partition_of_its_namespace() {
         let namespace = NamespaceId::new(6).unwrap();
         assert_eq!(partition_of(&rows::objects(Shard(1), 3), 4), Some(3));
-        assert_eq!(partition_of(&rows::last(Shard(1), namespace), 4), Some(2));
+        assert_eq!(partition_of(&rows::latest_of(Shard(1), namespace), 4), Some(2));
         assert_eq!(partition_of(&Consumer::Rebuild(Shard(9)).key(1), 4), Some(1));
         assert_eq!(partition_of(&folder::META, 4), None);
         assert_eq!(partition_of(&rows::rebuilding(Shard(1)), 4), None);

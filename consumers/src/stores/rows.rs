@@ -8,7 +8,6 @@
 //! 's' shard 1 · 'c' · partition 2            objects 8: how many of the store's are of that partition
 //! 's' shard 1 · 'g' · namespace 3            empty: records of it were lost, its counters may have holes
 //! 's' shard 1 · 'k' · namespace 3 · key      counter 4 of the latest object of that key
-//! 's' shard 1 · 'l' · namespace 3            counter 4 of the last object
 //! 's' shard 1 · 'o' · namespace 3 · counter 4
 //!                                            offset 8 · time 8 · the record, see [`wire::record`]
 //! ```
@@ -17,11 +16,14 @@
 //! the rows under `'s'` and its shard: it is wiped by deleting that one range. Objects sort by their
 //! ids, keys by their bytes. A key whose latest object is a tombstone has no row `'k'`: to have been
 //! deleted costs nothing, and a range need not step over it.
+//!
+//! There is no row for how many objects a namespace has in a store: the last one's counter says it, and nobody asks but
+//! who deletes them. In layout 1 there was: a second row for each record where namespaces are many.
 
 use wire::{FrameError, NamespaceId, ObjectId, Record, Shard};
 
 /// The version of this layout.
-pub(crate) const VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 2;
 
 /// The prefix of the rows that say which stores are being rebuilt.
 pub(crate) const REBUILDING: u8 = b'r';
@@ -30,7 +32,6 @@ const STORE: u8 = b's';
 const OBJECTS: u8 = b'c';
 const LOSSY: u8 = b'g';
 const LATEST: u8 = b'k';
-const LAST: u8 = b'l';
 const OBJECT: u8 = b'o';
 
 /// The key of the row that says that a store is being rebuilt.
@@ -67,11 +68,6 @@ pub(crate) fn latest(row: &mut Vec<u8>, shard: Shard, namespace: NamespaceId, ke
     row.extend_from_slice(key);
 }
 
-/// The key of the last counter of a namespace in a store.
-pub(crate) fn last(shard: Shard, namespace: NamespaceId) -> [u8; 6] {
-    prefix(shard, LAST, namespace)
-}
-
 /// The prefix of a namespace's objects in a store.
 pub(crate) fn objects_of(shard: Shard, namespace: NamespaceId) -> [u8; 6] {
     prefix(shard, OBJECT, namespace)
@@ -83,6 +79,11 @@ pub(crate) fn object(id: ObjectId) -> [u8; 10] {
     row[..6].copy_from_slice(&objects_of(id.shard(), id.namespace()));
     row[6..].copy_from_slice(&id.counter().to_be_bytes());
     row
+}
+
+/// The counter in the key of an object.
+pub(crate) fn counter_of(object: &[u8]) -> Option<u32> {
+    object.get(6..)?.try_into().ok().map(u32::from_be_bytes)
 }
 
 /// Makes `row` the value of an object.
@@ -106,7 +107,7 @@ pub(crate) fn record(id: ObjectId, row: &[u8]) -> Result<Record<'_>, FrameError>
     Ok(record)
 }
 
-/// The counter in the value of a latest or a last row.
+/// The counter in the value of a latest row.
 pub(crate) fn counter(row: &[u8]) -> Option<u32> {
     row.try_into().ok().map(u32::from_le_bytes)
 }
@@ -152,9 +153,10 @@ mod tests {
         assert_eq!(objects(SHARD, 0x0102), *b"s\x3fc\x01\x02");
         assert_eq!(latest_of(SHARD, namespace()), *b"s\x3fk\x01\x02\x03");
         assert_eq!(lossy(SHARD, namespace()), *b"s\x3fg\x01\x02\x03");
-        assert_eq!(last(SHARD, namespace()), *b"s\x3fl\x01\x02\x03");
         assert_eq!(objects_of(SHARD, namespace()), *b"s\x3fo\x01\x02\x03");
-        assert_eq!(object(ObjectId::new(SHARD, namespace(), 0x04050607)), *b"s\x3fo\x01\x02\x03\x04\x05\x06\x07");
+        let object = object(ObjectId::new(SHARD, namespace(), 0x04050607));
+        assert_eq!(object, *b"s\x3fo\x01\x02\x03\x04\x05\x06\x07");
+        assert_eq!((counter_of(&object), counter_of(&object[..9])), (Some(0x04050607), None));
     }
 
     #[test]

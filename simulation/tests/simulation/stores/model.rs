@@ -127,7 +127,7 @@ impl StoresModel {
     pub fn rows(&self, model: &Model, seen: &Seen) -> BTreeMap<Vec<u8>, Vec<u8>> {
         let mut rows = BTreeMap::new();
         let count = model.partitions.len() as u16;
-        rows.insert(b"m".to_vec(), [[1, 0], count.to_le_bytes()].concat());
+        rows.insert(b"m".to_vec(), [[2, 0], count.to_le_bytes()].concat());
         let place = |partition: u16| &model.partitions[usize::from(partition)];
         for (partition, position) in &seen.live {
             let key = [&[b'p', 0, 0][..], &partition.to_be_bytes()].concat();
@@ -150,8 +150,6 @@ impl StoresModel {
             let namespace = namespace.to_be_bytes();
             let value = [&object.offset.to_le_bytes()[..], &object.time.to_le_bytes(), &object.encoded].concat();
             rows.insert(row(*shard, b'o', &[&namespace[..], &counter.to_be_bytes()].concat()), value);
-            // The last one stays.
-            rows.insert(row(*shard, b'l', &namespace), counter.to_le_bytes().to_vec());
         }
         rows
     }
