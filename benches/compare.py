@@ -100,8 +100,12 @@ def main():
         for scenario in chosen:
             scenario.run(sizes.rounds)
     print(report.table(chosen))
-    if options.write:
-        write(options.write, chosen, about(options, sizes, field, missing))
+    facts = about(options, sizes, field, missing)
+    if options.add:
+        results = (options.write or HERE) / "RESULTS.md"
+        results.write_text(report.added(results.read_text(), chosen, facts))
+    elif options.write:
+        write(options.write, chosen, facts)
 
 
 def arguments():
@@ -113,6 +117,7 @@ def arguments():
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=float, help="of each measurement")
     parser.add_argument("--write", type=Path, nargs="?", const=HERE, help="write RESULTS.md and charts/ (there)")
+    parser.add_argument("--add", action="store_true", help="write no more than these scenarios into the RESULTS.md there is")
     parser.add_argument("--programs", type=Path, default=TARGET / "release", help="where tlog and load are")
     parser.add_argument("--peers", type=Path, default=TARGET / "peers" / "bin", help="where peers are, beside PATH")
     return parser.parse_args()

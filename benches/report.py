@@ -96,19 +96,34 @@ def markdown(scenarios, about):
     ]
     for name, title in about["charts"]:
         parts += [f"![{title}](charts/{name}.svg)", ""]
-    for scenario in scenarios:
-        lines = list(rows(scenario))
-        kept = [at for at in range(len(HEAD)) if any(line[at] for line in lines)]
-        setting = scenario.setting[0].upper() + scenario.setting[1:]
-        parts += [f"## {heading(scenario)}", "", f"{setting}. `{scenario.key}`", ""]
-        parts.append("|" + "|".join(f" {HEAD[at]} " for at in kept) + "|")
-        parts.append("|" + "|".join("---" if HEAD[at] in ("who", "ack is synced") else "---:" for at in kept) + "|")
-        for line in lines:
-            ours = line[0].startswith("TLog")
-            cells = [f"**{line[at]}**" if ours and at < 2 else line[at] for at in kept]
-            parts.append("|" + "|".join(f" {cell} " for cell in cells) + "|")
-        parts += ["", *(f"{failure}\n" for failure in failures(scenario))]
+    return "\n".join([*parts, *map(section, scenarios)])
+
+
+def section(scenario):
+    lines = list(rows(scenario))
+    kept = [at for at in range(len(HEAD)) if any(line[at] for line in lines)]
+    setting = scenario.setting[0].upper() + scenario.setting[1:]
+    parts = [f"## {heading(scenario)}", "", f"{setting}. `{scenario.key}`", ""]
+    parts.append("|" + "|".join(f" {HEAD[at]} " for at in kept) + "|")
+    parts.append("|" + "|".join("---" if HEAD[at] in ("who", "ack is synced") else "---:" for at in kept) + "|")
+    for line in lines:
+        ours = line[0].startswith("TLog")
+        cells = [f"**{line[at]}**" if ours and at < 2 else line[at] for at in kept]
+        parts.append("|" + "|".join(f" {cell} " for cell in cells) + "|")
+    parts += ["", *(f"{failure}\n" for failure in failures(scenario))]
     return "\n".join(parts)
+
+
+def added(text, scenarios, about):
+    """RESULTS.md with these scenarios in the place of what it has of them, or behind all others; each says of which run."""
+    parts = re.split("^(?=## )", text, flags=re.MULTILINE)
+    for scenario in scenarios:
+        head, _, rest = section(scenario).partition(f"`{scenario.key}`\n")
+        run = f"A run of its own on {about['date']}, of {about['rounds']} rounds"
+        missing = f", without {', '.join(about['missing'])}" if about["missing"] else ""
+        at = next((at for at, part in enumerate(parts) if f" `{scenario.key}`\n" in part), len(parts))
+        parts[at:at + 1] = [f"{head}`{scenario.key}`\n\n{run}{missing}.\n{rest}"]
+    return "\n".join(part.rstrip("\n") + "\n" for part in parts)
 
 
 def machine(folder):

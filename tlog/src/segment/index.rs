@@ -130,7 +130,7 @@ impl IndexHeader {
     }
 }
 
-/// An index file that is open, checked, and searched where it lies: it takes no memory.
+/// An index file that is open, and searched where it lies: it takes no memory.
 #[derive(Debug)]
 pub(crate) struct Index {
     file: Arc<dyn File>,
@@ -177,7 +177,7 @@ impl Index {
     /// A namespace's frames in the segment, in order; none where it has none.
     ///
     /// # Errors
-    /// Where the rows are no longer what they were when the index was opened.
+    /// Where the rows are not what was written.
     pub(crate) fn entries(&self, namespace: NamespaceId) -> Result<Vec<Entry>, IndexError> {
         let (mut low, mut high) = (0, self.header.namespaces);
         while low < high {
