@@ -78,12 +78,12 @@ const FIRST_START: [Failpoint; 24] = [
     at("stores: second CURRENT renamed", "rename", "stores/000005.dbtmp", 1),
 ];
 
-/// At work: commits, rolls and seals.
+/// At work: commits, rolls and seals. A segment takes few commits: where many wait, one holds a large part of it.
 const AT_WORK: [Failpoint; 18] = [
     at("second commit, before its write", "pwritev", FIRST, 2),
     at("second commit, between write and sync", "fdatasync", FIRST, 2),
-    at("commit, before its write", "pwritev", FIRST, 7),
-    at("commit, between write and sync", "fdatasync", FIRST, 8),
+    at("commit, before its write", "pwritev", FIRST, 4),
+    at("commit, between write and sync", "fdatasync", FIRST, 5),
     Failpoint { name: "commit, between sync and ack", calls: "writev,sendto", path: None, nth: 12 },
     at("spare created", "openat", SPARE, 1),
     at("spare allocated", "fallocate", SPARE, 1),
