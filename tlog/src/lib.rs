@@ -97,7 +97,7 @@ pub use follow::Follower;
 pub use head::Head;
 pub use log::{Appended, Log};
 pub use namespace::Namespace;
-pub use options::{Clock, Options};
+pub use options::{Clock, Gather, Options};
 pub use partition::Watermark;
 pub use queue::{Append, Created, Noted};
 pub use reader::{Reader, Scan};

@@ -465,7 +465,7 @@ fn assemble(
         shared: Arc::clone(&shared),
         clock: Arc::clone(clock),
         commit: Commit::default(),
-        row_frames: options.row_frames.max(1),
+        gather: options.gather,
         rows_behind: false,
     };
     let queue = Arc::new(Queue::new(options.max_waiting_bytes));

@@ -15,6 +15,15 @@ pub trait Clock: Debug + Send + Sync + 'static {
     fn monotonic_nanos(&self) -> u64;
 }
 
+/// How much gathers in memory before it goes to the rows: until one of both is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gather {
+    /// Rows that have changed: a namespace's head is one, up to 2 KiB, however often it has moved.
+    pub rows: usize,
+    /// Length of the frames that have changed them, bytes: a restart behind a crash applies these again.
+    pub bytes: u64,
+}
+
 /// What can be chosen when a log is opened.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
@@ -29,9 +38,8 @@ pub struct Options {
     pub max_waiting_bytes: usize,
     /// Heads of each partition that are kept in memory, bytes.
     pub head_cache_bytes: usize,
-    /// Frames whose changes gather in memory before they go to the rows, in each partition; for each a head of up to
-    /// 2 KiB may be kept until then.
-    pub row_frames: usize,
+    /// What gathers in memory before it goes to the rows, in each partition.
+    pub gather: Gather,
     /// Segments whose files are kept open.
     pub open_segments: usize,
     /// Files of the rows that are kept open.
@@ -48,7 +56,7 @@ impl Default for Options {
             tail_bytes: 16 << 20,
             max_waiting_bytes: 64 << 20,
             head_cache_bytes: 32 << 20,
-            row_frames: 1024,
+            gather: Gather { rows: 1024, bytes: 8 << 20 },
             open_segments: 256,
             open_tables: 256,
             cached_names: 128 << 10,

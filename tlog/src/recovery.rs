@@ -33,11 +33,8 @@ use crate::segment::open::{OpenSegment, SegmentFile};
 use crate::segment::scan::{FrameScan, ScanError};
 use crate::segment::sealed::{self, Check, Sealed, damaged};
 use crate::segment::{HEADER_BYTES, base_of, encode_header};
-use crate::state::State;
+use crate::state::{REPLAY_GATHER, State};
 use crate::storage::Storage;
-
-/// How many frames are applied between two writes of the rows.
-const FRAMES_PER_WRITE: usize = 4096;
 
 /// A partition as recovery finds it.
 #[derive(Debug)]
@@ -266,7 +263,6 @@ fn replay_segment(state: &mut State, file: &SegmentFile, end: Position) -> Resul
     let wrong = |position, reason: String| OpenError::from(damaged(file, position, reason));
     let mut scan =
         FrameScan::new(file, state.end().max(file.base), end).map_err(|source| io_error(&file.path, source))?;
-    let mut unwritten = 0;
     loop {
         let position = scan.position();
         let frame = match scan.next() {
@@ -280,10 +276,8 @@ fn replay_segment(state: &mut State, file: &SegmentFile, end: Position) -> Resul
             return Err(wrong(position, contradiction));
         }
         state.apply(&frame).map_err(|error| wrong(position, error.to_string()))?;
-        unwritten += 1;
-        if unwritten == FRAMES_PER_WRITE {
+        if state.has_gathered(REPLAY_GATHER) {
             state.write()?;
-            unwritten = 0;
         }
     }
 }

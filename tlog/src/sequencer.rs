@@ -15,7 +15,7 @@ use crate::control::ControlEvent;
 use crate::error::AppendError;
 use crate::journal::Journal;
 use crate::namespace::Namespace;
-use crate::options::Clock;
+use crate::options::{Clock, Gather};
 use crate::partition::{Shared, Watermark};
 use crate::producer::{ProducerState, Verdict};
 use crate::queue::{Append, Created, Noted, Queue, Reply, Request, Stored};
@@ -33,8 +33,8 @@ pub(crate) struct Sequencer {
     pub(crate) shared: Arc<Shared>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) commit: Commit,
-    /// Frames whose changes gather before they go to the rows.
-    pub(crate) row_frames: usize,
+    /// What gathers before it goes to the rows.
+    pub(crate) gather: Gather,
     /// The rows could not be written when that was due.
     pub(crate) rows_behind: bool,
 }
@@ -91,7 +91,7 @@ impl Sequencer {
         while queue.take(&mut requests) {
             self.process(requests.drain(..));
         }
-        self.write_gathered(1);
+        self.write_gathered(Gather { rows: 0, bytes: 0 });
     }
 
     /// Serves what waits in the queue right now, if anything does.
@@ -282,13 +282,12 @@ impl Sequencer {
             None => answers.into_iter().for_each(Answer::send),
             Some(reason) => answers.into_iter().for_each(|answer| answer.failed(reason).send()),
         }
-        self.write_gathered(self.row_frames);
+        self.write_gathered(self.gather);
     }
 
-    /// Writes the rows where so many frames are not in them. Of a partition that failed the state holds what is not
-    /// durable.
-    fn write_gathered(&mut self, frames: usize) {
-        if self.state.unwritten_frames() >= frames && self.shared.failure().is_none() {
+    /// Writes the rows where so much has gathered. Of a partition that failed the state holds what is not durable.
+    fn write_gathered(&mut self, gather: Gather) {
+        if self.state.has_gathered(gather) && self.shared.failure().is_none() {
             self.write_rows();
         }
     }

@@ -16,11 +16,15 @@ use crate::control::{ControlError, ControlEvent};
 use crate::error::ReadError;
 use crate::head::Head;
 use crate::namespace::Namespace;
+use crate::options::Gather;
 use crate::producer::ProducerState;
 use crate::rows::{PartitionRow, RowBatch, Rows};
 
 /// First generation of a namespace id. No slot is given out again yet: nothing trims records.
 pub(crate) const FIRST_GENERATION: u32 = 1;
+
+/// What gathers where the frames of a log are applied one after the other, and nobody waits for the rows.
+pub(crate) const REPLAY_GATHER: Gather = Gather { rows: 4096, bytes: 64 << 20 };
 
 /// Producers per partition that are kept in memory.
 const CACHED_PRODUCERS: usize = 4096;
@@ -41,6 +45,8 @@ pub(crate) struct State {
     partitions: u16,
     rows: Arc<Rows>,
     row: PartitionRow,
+    /// The rows stand for all frames before this position.
+    written: Position,
     heads: Cache<NamespaceId, Head, HeadWeight>,
     producers: Cache<(NamespaceId, ProducerId), ProducerState>,
     changes: Changes,
@@ -55,8 +61,6 @@ struct Changes {
     producers: FxHashMap<(NamespaceId, ProducerId), ProducerState>,
     names: FxHashMap<NamespaceName, Option<Namespace>>,
     deleted: Vec<Namespace>,
-    /// How many frames have made them.
-    frames: usize,
 }
 
 /// Why a frame can't be applied.
@@ -84,6 +88,7 @@ impl State {
             partition,
             partitions,
             rows,
+            written: row.applied,
             row,
             heads: Cache::with_weighter(estimated_heads, head_cache_bytes as u64, HeadWeight),
             producers: Cache::new(CACHED_PRODUCERS),
@@ -187,7 +192,6 @@ impl State {
             self.apply_producer(namespace, &producer, frame)?;
         }
         self.move_head(namespace);
-        self.changes.frames += 1;
         self.row.applied = frame.end();
         self.row.records += u64::from(frame.record_count());
         self.row.last_time = frame.time_micros();
@@ -267,9 +271,11 @@ impl State {
         !self.changes.names.is_empty()
     }
 
-    /// Frames whose changes are not in the rows.
-    pub(crate) fn unwritten_frames(&self) -> usize {
-        self.changes.frames
+    /// Whether as much is not in the rows as is to gather; where nothing is, that is not.
+    pub(crate) fn has_gathered(&self, gather: Gather) -> bool {
+        let rows = self.changes.heads.len() + self.changes.producers.len();
+        let bytes = self.row.applied - self.written;
+        bytes > 0 && (rows >= gather.rows || bytes >= gather.bytes)
     }
 
     /// Writes what has changed to the rows, as one batch with the position that it stands for.
@@ -309,7 +315,7 @@ impl State {
         }
         self.changes.names.clear();
         self.changes.deleted.clear();
-        self.changes.frames = 0;
+        self.written = self.row.applied;
         // Nobody is shown what recovery applies.
         self.moved.clear();
         Ok(())

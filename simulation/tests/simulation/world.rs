@@ -10,7 +10,7 @@ use std::task::Poll;
 
 use tlog::storage::Simulated;
 use tlog::storage::simulated::{Fault, FaultCounts, Faults, Rng};
-use tlog::{Append, AppendError, Appended, Created, Driver, Log, OpenError, Options, ReadError, Reader};
+use tlog::{Append, AppendError, Appended, Created, Driver, Gather, Log, OpenError, Options, ReadError, Reader};
 use tokio::runtime::Runtime;
 use wire::Chain;
 
@@ -128,15 +128,25 @@ pub struct World {
 }
 
 fn options(rng: &mut Rng) -> Options {
-    let heads = [(0, 1), (0, 40), (2000, 1), (2000, 5), (1 << 20, 1), (1 << 20, 40)];
+    let often = Gather { rows: 0, bytes: 0 };
+    let by_rows = |rows| Gather { rows, bytes: 1 << 20 };
+    let by_bytes = |bytes| Gather { rows: 1024, bytes };
+    let heads = [
+        (0, often),
+        (0, by_bytes(6000)),
+        (2000, often),
+        (2000, by_rows(3)),
+        (1 << 20, by_bytes(600)),
+        (1 << 20, by_bytes(6000)),
+    ];
     let [partitions, segment, tail, heads_at] = [4, 4, 4, heads.len()].map(|choices| rng.index(choices));
-    let (head_cache_bytes, row_frames) = heads[heads_at];
+    let (head_cache_bytes, gather) = heads[heads_at];
     Options {
         partitions: [1, 1, 2, 4][partitions],
         segment_bytes: [4096, 4096, 6000, 16 << 10][segment],
         tail_bytes: [0, 700, 4096, 1 << 20][tail],
         head_cache_bytes,
-        row_frames,
+        gather,
         // What is evicted is for a hash to decide that differs from process to process.
         open_segments: 1 << 14,
         ..Options::default()

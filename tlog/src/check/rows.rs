@@ -13,10 +13,7 @@ use crate::error::{OpenError, ReadError};
 use crate::keeper::locate;
 use crate::rows::{OFFLINE_TABLES, Row, Rows, partition_of};
 use crate::segment::sealed;
-use crate::state::State;
-
-/// How many frames are applied between two writes of the rows.
-const FRAMES_PER_WRITE: u32 = 4096;
+use crate::state::{REPLAY_GATHER, State};
 
 /// Heads that are kept in memory, bytes.
 const HEAD_CACHE_BYTES: usize = 4 << 20;
@@ -32,7 +29,6 @@ struct Of {
     applied: Position,
     located: Position,
     state: State,
-    unwritten: u32,
     /// Why they can't be compared: the log has not all that they stand for.
     is_comparable: bool,
 }
@@ -59,7 +55,7 @@ impl<'a> RowsCheck<'a> {
             let state = State::load(partition, partitions, Arc::clone(&check.scratch), HEAD_CACHE_BYTES)?;
             let applied = row.ok().flatten().map_or(0, |row| row.applied);
             let located = located.unwrap_or(0);
-            check.partitions.push(Of { applied, located, state, unwritten: 0, is_comparable });
+            check.partitions.push(Of { applied, located, state, is_comparable });
         }
         Ok(check)
     }
@@ -80,9 +76,7 @@ impl<'a> RowsCheck<'a> {
             of.is_comparable = false;
             return Ok(());
         }
-        of.unwritten += 1;
-        if of.unwritten == FRAMES_PER_WRITE {
-            of.unwritten = 0;
+        if of.state.has_gathered(REPLAY_GATHER) {
             of.state.write()?;
         }
         Ok(())

@@ -138,9 +138,13 @@ pub(crate) struct Index {
 }
 
 impl Index {
+    /// Asks for what a reader of a few frames is likely to need of an index.
+    pub(crate) fn will_open(file: &dyn File) {
+        file.will_read(0, AHEAD_BYTES);
+    }
+
     /// Opens an index, checking its header alone. What its rows lead to is to be checked by who reads it.
     pub(crate) fn open_unchecked(file: Arc<dyn File>) -> Result<Index, IndexError> {
-        file.will_read(0, AHEAD_BYTES);
         IndexHeader::read(&*file).map(|header| Index { file, header })
     }
 

@@ -11,7 +11,7 @@ use wire::{NamespaceId, Position};
 use super::index::{self, Index, IndexError, IndexHeader};
 use super::open::{Entry, OpenSegment, SegmentFile};
 use super::scan::{FrameScan, ScanError};
-use super::{index_path, log_path};
+use super::{HEADER_BYTES, index_path, log_path};
 use crate::error::ReadError;
 use crate::storage::Storage;
 
@@ -74,12 +74,18 @@ pub(crate) fn open(
         Check::Whole => Index::open(file),
     };
     let file = open_file(storage, dir, sealed.base)?;
+    let path = index_path(dir, sealed.base);
+    let index_file = storage.open(&path);
+    // Both are asked for before either is waited for.
+    file.file.will_read(0, HEADER_BYTES as u64);
+    if let (Ok(index), Check::Header) = (&index_file, check) {
+        Index::will_open(&**index);
+    }
     let has_header = file.has_header(partition).map_err(|source| ReadError::Io { file: file.path.clone(), source })?;
     if !has_header {
         return Err(damaged(&file, sealed.base, "the segment's header is not its own"));
     }
-    let path = index_path(dir, sealed.base);
-    let index = match storage.open(&path) {
+    let index = match index_file {
         // That it can't be opened, as where too many files are, says nothing of what is in it.
         Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(ReadError::Io { file: path, source }),
         opened => opened.map_err(IndexError::Io).and_then(open_index),
