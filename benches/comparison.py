@@ -86,6 +86,8 @@ class Scenario:
             first = number % len(self.contenders)
             for contender in self.contenders[first:] + self.contenders[:first]:
                 if not contender.failure:
+                    # Not all sync what they write: nobody is to wait for what another has left to the system.
+                    os.sync()
                     attempt(contender, lambda: contender.samples.append(contender.measure()))
         for contender in self.contenders:
             if contender.samples:

@@ -11,6 +11,9 @@ from pathlib import Path
 PATIENCE = 300
 """Seconds after which a server that is not ready never will be."""
 
+REST_SECONDS, REST_SHARE = 0.5, 0.05
+"""How long a server is watched at a time, and what it may take of a processor and be at rest."""
+
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -81,6 +84,16 @@ class Server:
             words = read(f"/proc/{pid}/stat").rpartition(")")[2].split()
             ticks += sum(map(int, words[11:13]))
         return ticks / TICKS
+
+    def rest(self):
+        """Waits until it has done what was left to do when it was filled: merges, and what only begins behind a start."""
+        began, quiet = time.monotonic(), 0
+        while quiet < 3:
+            before = self.cpu_seconds()
+            time.sleep(REST_SECONDS)
+            quiet = quiet + 1 if self.cpu_seconds() - before < REST_SHARE * REST_SECONDS else 0
+            if time.monotonic() - began > PATIENCE:
+                raise Failed(f"{self.process.args[0]} is busy after {PATIENCE} s with nothing to do")
 
     def forget_peak(self):
         for pid in self.pids():

@@ -18,11 +18,12 @@ def scenarios(bench, peers):
 
     def measure(peer, data):
         with peer.start(data) as server:
+            server.rest()
             report = load(peer, server, "work", "--group", f"g{next(NUMBERS)}", "--records", records)
         return sample(report, "records_per_second", records)
 
     setting = (f"{records:,} records of 256 B, 8 workers, 100 records a lease and an ack; the next lease is under way while "
-               "a batch is acked. NATS's acks are not answered; the time ends when its server has taken them in")
+               "a batch is acked; after a restart, at rest. NATS's acks are not answered; the time ends when its server has taken them in")
     yield Scenario(key, "a group's records leased and acked", "records/s", setting,
                    [bench.contender(key, peer, measure, prepare) for peer in peers.groups],
                    acks=True, finish=lambda: bench.drop(key))

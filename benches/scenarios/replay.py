@@ -32,12 +32,13 @@ def alone(bench, peers):
 
     def measure(peer, data):
         with peer.start(data) as server:
+            server.rest()
             report = load(peer, server, "replay", "--records", records)
         return sample(report, "records_per_second", records)
 
     limit = bench.contender(key, EmptyHandler(), loopback)
     limit.name = "loopback, one connection"
-    setting = (f"{records:,} records of 256 B, one stream, one connection, from the page cache after a restart; TLog's "
+    setting = (f"{records:,} records of 256 B, one stream, one connection, from the page cache after a restart, at rest; TLog's "
                "client verifies every CRC, offset, id and the chain, the others' only count")
     return Scenario(key, "replay of a stream", "records/s", setting,
                     [limit, *(bench.contender(key, peer, measure, prepare) for peer in peers.durable_once)],
@@ -64,6 +65,7 @@ def thousandth(bench):
         def measure(peer, data):
             forget_pages(data)
             with peer.start(data) as server:
+                server.rest()
                 forget_pages(data)
                 report = load(peer, server, "replay", "--records", counts[name])
             taken = sample(report, "records_per_second", counts[name])
@@ -73,8 +75,8 @@ def thousandth(bench):
         return bench.contender(key, peer, measure, prepare)
 
     counts = {}
-    setting = (f"about {records:,} records of 256 B, in batches of ten, after a restart and with nothing in the page "
-               "cache; alone in its partition, and among 1,000 namespaces of as many")
+    setting = (f"about {records:,} records of 256 B, in batches of ten, after a restart, at rest and with nothing in the "
+               "page cache; alone in its partition, and among 1,000 namespaces of as many")
     return Scenario(key, "replay of a namespace that is a thousandth of its partition, cold", "µs a record", setting,
                     [contender("TLog, alone", "limit", 1), contender("TLog, a thousandth", "tlog", THOUSAND)],
                     less_is_better=True, finish=lambda: bench.drop(key))

@@ -61,6 +61,7 @@ def reads(bench):
 
     def measure(peer, data):
         with peer.start(data) as server:
+            server.rest()
             server.forget_peak()
             before = server.cpu_seconds()
             report = run(tlog.LOAD, "request", "--protocol", "tlog", "--address", server.address, "--shuffle",
@@ -68,7 +69,7 @@ def reads(bench):
             report |= {"server_cpu": server.cpu_seconds() - before, "peak": server.peak_bytes()}
         return sample(report, "requests_per_second", report["all_requests"])
 
-    setting = f"{KEYS:,} keys by chance, values of 256 B, 64 connections, 1 in flight on each"
+    setting = f"{KEYS:,} keys by chance, values of 256 B, 64 connections, 1 in flight on each; after a restart, at rest"
     return Scenario(key, "the latest value of a key, read over HTTP", "reads/s", setting,
                     [bench.contender(key, peer, measure, prepare) for peer in (EmptyHandler(), Tlog())],
                     finish=lambda: bench.drop(key))
