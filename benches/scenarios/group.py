@@ -23,7 +23,8 @@ def scenarios(bench, peers):
         return sample(report, "records_per_second", records)
 
     setting = (f"{records:,} records of 256 B, 8 workers, 100 records a lease and an ack; the next lease is under way while "
-               "a batch is acked; after a restart, at rest. NATS's acks are not answered; the time ends when its server has taken them in")
+               "a batch is acked; after a restart, at rest. NATS's acks are not answered; the time ends when its server has "
+               "taken them in")
     yield Scenario(key, "a group's records leased and acked", "records/s", setting,
                    [bench.contender(key, peer, measure, prepare) for peer in peers.groups],
                    acks=True, finish=lambda: bench.drop(key))

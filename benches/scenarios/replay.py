@@ -38,8 +38,8 @@ def alone(bench, peers):
 
     limit = bench.contender(key, EmptyHandler(), loopback)
     limit.name = "loopback, one connection"
-    setting = (f"{records:,} records of 256 B, one stream, one connection, from the page cache after a restart, at rest; TLog's "
-               "client verifies every CRC, offset, id and the chain, the others' only count")
+    setting = (f"{records:,} records of 256 B, one stream, one connection, from the page cache after a restart, at rest; "
+               "TLog's client verifies every CRC, offset, id and the chain, the others' only count")
     return Scenario(key, "replay of a stream", "records/s", setting,
                     [limit, *(bench.contender(key, peer, measure, prepare) for peer in peers.durable_once)],
                     finish=lambda: bench.drop(key))
