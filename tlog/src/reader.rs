@@ -165,8 +165,11 @@ impl Reader {
         let Some(sealed) = self.log.sealed_with(&self.namespace, self.offset)? else { return Ok(Vec::new()) };
         let read = || {
             let entries = sealed.entries(self.namespace.id())?;
-            let wanted = first_bytes(entries_from(&entries, self.offset), max_bytes);
+            let rest = entries_from(&entries, self.offset);
+            let wanted = first_bytes(rest, max_bytes);
             let frames = read_frames(&sealed.file, wanted, &self.namespace)?;
+            // While these are sent the disk looks for the next.
+            will_read(&sealed.file, first_bytes(&rest[wanted.len()..], max_bytes));
             // Frames that the index has skipped would be a gap that nobody notices, and those before the cursor come twice.
             let mut due = frames.first().map_or(self.offset, |first| first.base_offset().min(self.offset));
             for frame in &frames {
@@ -202,12 +205,7 @@ fn read_frames(
     let mut frames = Vec::with_capacity(entries.len());
     let mut rest = entries;
     // What lies apart is asked for at once, so that the disk has all of it to do and not one after the other.
-    let mut ahead = if entries.is_empty() { entries } else { next_run(entries).2 };
-    while !ahead.is_empty() {
-        let (_, span, later) = next_run(ahead);
-        file.file.will_read(file.place(file.base + u64::from(span.start)), u64::from(span.end - span.start));
-        ahead = later;
-    }
+    will_read(file, if entries.is_empty() { entries } else { next_run(entries).2 });
     while !rest.is_empty() {
         let (run, span, later) = next_run(rest);
         let bytes = read_span(file, span.clone())?;
@@ -227,6 +225,16 @@ fn read_frames(
         rest = later;
     }
     Ok(frames)
+}
+
+/// Asks for frames that are to be read.
+fn will_read(file: &SegmentFile, entries: &[Entry]) {
+    let mut rest = entries;
+    while !rest.is_empty() {
+        let (_, span, later) = next_run(rest);
+        file.file.will_read(file.place(file.base + u64::from(span.start)), u64::from(span.end - span.start));
+        rest = later;
+    }
 }
 
 /// The first entries that are worth reading in one go, the span that they take, and those behind.
