@@ -92,7 +92,7 @@ def main():
     # Beside the programs: on a disk, and not in memory, where a sync costs nothing.
     with tempfile.TemporaryDirectory(prefix="bench-", dir=options.programs) as folder:
         bench = Bench(sizes, Path(folder))
-        every = (one for family in scenarios.FAMILIES for one in family.scenarios(bench, field))
+        every = [one for family in scenarios.FAMILIES for one in family.scenarios(bench, field)]
         chosen = [one for one in every if re.search(options.only, one.key)]
         if options.list:
             return print("\n".join(f"{one.key:28} {one.title}" for one in chosen))
@@ -102,10 +102,13 @@ def main():
     print(report.table(chosen))
     facts = about(options, sizes, field, missing)
     if options.add:
+        # A chart shows one run: one of which not all was run stays as it is.
+        draw(options.write or HERE, chosen, every)
         results = (options.write or HERE) / "RESULTS.md"
         results.write_text(report.added(results.read_text(), chosen, facts))
     elif options.write:
-        write(options.write, chosen, facts)
+        facts["charts"] = draw(options.write, chosen, chosen)
+        (options.write / "RESULTS.md").write_text(report.markdown(chosen, facts))
 
 
 def arguments():
@@ -162,14 +165,17 @@ def about(options, sizes, field, missing):
     }
 
 
-def write(folder, chosen, facts):
-    charts = folder / "charts"
+def draw(folder, chosen, every):
+    """Draws the charts of which all that is in `every` was run, and says which."""
+    charts, drawn = folder / "charts", []
     charts.mkdir(parents=True, exist_ok=True)
     for name, (title, pattern) in CHARTS.items():
-        if shown := [one for one in chosen if re.match(pattern, one.key) and any(c.samples for c in one.contenders)]:
+        due = [one for one in every if re.match(pattern, one.key)]
+        shown = [one for one in due if any(c.samples for c in one.contenders)]
+        if shown and all(one in chosen for one in due):
             (charts / f"{name}.svg").write_text(chart.chart(title, shown))
-            facts["charts"].append((name, title))
-    (folder / "RESULTS.md").write_text(report.markdown(chosen, facts))
+            drawn.append((name, title))
+    return drawn
 
 
 if __name__ == "__main__":

@@ -191,6 +191,15 @@ def sample(report, figure, records, latency="latency_ms"):
     )
 
 
+def recall_pages(folder):
+    """Has the system cache a folder's files, or what it lets stay of them: pages that lay idle may have gone."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                while file.read(8 << 20):
+                    pass
+
+
 def forget_pages(folder):
     """Has the system forget what it has cached of a folder's files, so that they are read from the disk."""
     for path in folder.rglob("*"):

@@ -2,7 +2,7 @@
 
 import json
 
-from comparison import Sample, Scenario, forget_pages, load, run, sample
+from comparison import Sample, Scenario, forget_pages, load, recall_pages, run, sample
 from peers import tlog
 from peers.tlog import EmptyHandler, Tlog
 from process import answers
@@ -33,6 +33,7 @@ def alone(bench, peers):
     def measure(peer, data):
         with peer.start(data) as server:
             server.rest()
+            recall_pages(data)
             report = load(peer, server, "replay", "--records", records)
         return sample(report, "records_per_second", records)
 
