@@ -16,8 +16,8 @@ help:
 	@echo "make test    every test"
 	@echo "make lint    format, clippy, docs"
 	@echo "make fuzz    one fuzz target: TARGET=frame TIME=60"
-	@echo "make bench   TLog beside what this machine can do, and beside its peers (some minutes)"
-	@echo "make bench-full    the same, in all sizes: writes benches/RESULTS.md (hours)"
+	@echo "make bench   TLog beside what this machine can do, and beside its peers (15 minutes)"
+	@echo "make bench-full    the same, in all sizes: writes benches/RESULTS.md (an hour and more)"
 	@echo "make bench-peers   install the peers: Debian packages, cargo install"
 	@echo "make bench-parts   what the broker is made of: frames, appends, stores, memory of namespaces"
 

@@ -113,7 +113,7 @@ def main():
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="all sizes, more rounds, longer: hours")
+    parser.add_argument("--full", action="store_true", help="all sizes, more rounds, longer: an hour and more")
     parser.add_argument("--tiny", action="store_true", help="to see that all scenarios work; the figures mean nothing")
     parser.add_argument("--only", default="", metavar="PATTERN", help="scenarios whose key it is found in")
     parser.add_argument("--list", action="store_true", help="the scenarios' keys")
