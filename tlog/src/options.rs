@@ -15,7 +15,7 @@ pub trait Clock: Debug + Send + Sync + 'static {
     fn monotonic_nanos(&self) -> u64;
 }
 
-/// How much gathers in memory before it goes to the rows: until one of both is reached.
+/// How much gathers in memory before it goes to the rows: until one of both is reached; with 0, whatever there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gather {
     /// Rows that have changed: a namespace's head is one, up to 2 KiB, however often it has moved.

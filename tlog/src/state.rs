@@ -271,11 +271,12 @@ impl State {
         !self.changes.names.is_empty()
     }
 
-    /// Whether as much is not in the rows as is to gather; where nothing is, that is not.
+    /// Whether as much has gathered as is to; nothing at all never has.
     pub(crate) fn has_gathered(&self, gather: Gather) -> bool {
+        // A head that was only looked at, for an append that was refused, is kept there too and counts: it takes memory.
         let rows = self.changes.heads.len() + self.changes.producers.len();
         let bytes = self.row.applied - self.written;
-        bytes > 0 && (rows >= gather.rows || bytes >= gather.bytes)
+        (rows > 0 && rows >= gather.rows) || (bytes > 0 && bytes >= gather.bytes)
     }
 
     /// Writes what has changed to the rows, as one batch with the position that it stands for.

@@ -78,7 +78,7 @@ pub(crate) fn open(
     let index_file = storage.open(&path);
     // Both are asked for before either is waited for.
     file.file.will_read(0, HEADER_BYTES as u64);
-    if let (Ok(index), Check::Header) = (&index_file, check) {
+    if let Ok(index) = &index_file {
         Index::will_open(&**index);
     }
     let has_header = file.has_header(partition).map_err(|source| ReadError::Io { file: file.path.clone(), source })?;
